@@ -1,0 +1,1 @@
+"""Millrace's tables, migrations, repositories and embedded Postgres."""

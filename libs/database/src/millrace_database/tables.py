@@ -1,0 +1,195 @@
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import INTERVAL, JSONB, TIMESTAMP, UUID
+
+from millrace_database.metadata import metadata
+
+_TIME = TIMESTAMP(timezone=True)
+_NOW = text("now()")
+_EMPTY_OBJECT = text("'{}'")
+
+JOB_STATUSES = ("pending", "processing", "cancelling", "completed", "failed", "cancelled")
+FINAL_STATUSES = ("completed", "failed", "cancelled")
+
+
+def _among(column: str, values: tuple[str, ...]) -> str:
+    return f"{column} IN ({', '.join(f"'{value}'" for value in values)})"
+
+
+# The record of a user job, for its whole life. It is written at creation, claim and completion; what changes
+# in between (progress and message) is in no index, so that those updates stay on their page (HOT).
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("job_id", UUID, primary_key=True),
+    Column("org_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("status", Text, nullable=False, server_default="pending"),
+    Column("progress", SmallInteger, nullable=False, server_default="0"),
+    Column("message", Text, nullable=False, server_default=""),
+    Column("total_items", BigInteger, nullable=False, server_default="0"),
+    Column("processed_items", BigInteger, nullable=False, server_default="0"),
+    Column("input", JSONB, nullable=False, server_default=_EMPTY_OBJECT),
+    Column("output", JSONB),
+    Column("metadata", JSONB, nullable=False, server_default=_EMPTY_OBJECT),
+    Column("error_code", Text),
+    Column("error_message", Text),
+    Column("error_retryable", Boolean),
+    Column("created_by", Text, nullable=False, server_default=""),
+    Column("created_at", _TIME, nullable=False, server_default=_NOW),
+    Column("run_at", _TIME, nullable=False, server_default=_NOW),
+    Column("started_at", _TIME),
+    Column("completed_at", _TIME),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("max_attempts", Integer, nullable=False),
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
+    Column("schedule_id", UUID),
+    Column("request_id", Text),
+    # Grows by one with every change of the row: WatchJob sends what is newer than what it sent last.
+    Column("version", BigInteger, nullable=False, server_default="1"),
+    CheckConstraint(_among("status", JOB_STATUSES), name="status"),
+    CheckConstraint(
+        f"({_among('status', FINAL_STATUSES)}) = (completed_at IS NOT NULL)", name="completed_at_when_final"
+    ),
+    CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
+    CheckConstraint("priority BETWEEN -100 AND 100", name="priority"),
+    CheckConstraint("attempt >= 0 AND max_attempts >= 1", name="attempts"),
+    Index("jobs_request_id", "org_id", "request_id", unique=True, postgresql_where=text("request_id IS NOT NULL")),
+    Index("jobs_by_org", "org_id", text("job_id DESC")),
+    Index("jobs_by_org_status", "org_id", "status", text("job_id DESC")),
+    Index("jobs_by_org_type", "org_id", "type", text("job_id DESC")),
+    Index("jobs_by_org_creator", "org_id", "created_by", text("job_id DESC")),
+    Index(
+        "jobs_by_schedule", "schedule_id", text("job_id DESC"), postgresql_where=text("schedule_id IS NOT NULL")
+    ),
+    Index(
+        "jobs_by_metadata",
+        "metadata",
+        postgresql_using="gin",
+        postgresql_ops={"metadata": "jsonb_path_ops"},
+        postgresql_where=text("metadata <> '{}'"),
+    ),
+    postgresql_with={"fillfactor": 70},
+)
+
+# What workers published of their handlers. A type stays when its workers are gone.
+job_types = Table(
+    "job_types",
+    metadata,
+    Column("type", Text, primary_key=True),
+    Column("label", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("input_schema", JSONB, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("timeout", INTERVAL, nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    Column("published_at", _TIME, nullable=False, server_default=_NOW),
+    CheckConstraint("max_attempts >= 1 AND concurrency >= 1", name="limits"),
+)
+
+# A row stands for an object in the store: the object is written first, the row after it.
+files = Table(
+    "files",
+    metadata,
+    Column("file_id", UUID, primary_key=True),
+    Column("org_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("content_type", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("object_key", Text, nullable=False, unique=True),
+    Column("created_by", Text, nullable=False, server_default=""),
+    Column("created_at", _TIME, nullable=False, server_default=_NOW),
+    Column("job_id", UUID),
+    CheckConstraint("size_bytes >= 0", name="size_bytes"),
+    Index("files_by_org", "org_id", text("file_id DESC")),
+    Index("files_by_job", "job_id", postgresql_where=text("job_id IS NOT NULL")),
+)
+
+# A named table of rows that imports fill and reports read.
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("dataset_id", UUID, primary_key=True),
+    Column("org_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created_at", _TIME, nullable=False, server_default=_NOW),
+    Index("datasets_by_name", "org_id", "name", unique=True),
+)
+
+# How far an import is: written in the transaction that writes its rows, so that a later attempt goes on
+# exactly behind them.
+dataset_imports = Table(
+    "dataset_imports",
+    metadata,
+    Column("job_id", UUID, primary_key=True),
+    Column("dataset_id", UUID, ForeignKey("datasets.dataset_id", ondelete="CASCADE"), nullable=False),
+    Column("rows_read", BigInteger, nullable=False, server_default="0"),
+    Column("rows_loaded", BigInteger, nullable=False, server_default="0"),
+    Column("rows_failed", BigInteger, nullable=False, server_default="0"),
+    Column("errors", JSONB, nullable=False, server_default=text("'[]'")),
+    Index("dataset_imports_by_dataset", "dataset_id"),
+)
+
+dataset_rows = Table(
+    "dataset_rows",
+    metadata,
+    Column("dataset_id", UUID, ForeignKey("datasets.dataset_id", ondelete="CASCADE"), primary_key=True),
+    Column("job_id", UUID, primary_key=True),
+    # The row's number in its file, from 1: with the job it makes a second insert impossible.
+    Column("row_number", BigInteger, primary_key=True),
+    Column("data", JSONB, nullable=False),
+)
+
+scheduled_jobs = Table(
+    "scheduled_jobs",
+    metadata,
+    Column("schedule_id", UUID, primary_key=True),
+    Column("org_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("input", JSONB, nullable=False, server_default=_EMPTY_OBJECT),
+    Column("metadata", JSONB, nullable=False, server_default=_EMPTY_OBJECT),
+    # The Recurrence message as its JSON form.
+    Column("recurrence", JSONB, nullable=False),
+    Column("time_zone", Text, nullable=False),
+    Column("start_at", _TIME),
+    Column("end_at", _TIME),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("pause_reason", Text, nullable=False, server_default=""),
+    # NULL once it has fired for the last time. Kept while paused; the index leaves paused schedules out.
+    Column("next_run_at", _TIME),
+    Column("last_run_at", _TIME),
+    Column("last_job_id", UUID),
+    Column("consecutive_failures", Integer, nullable=False, server_default="0"),
+    # Until then the firing of this schedule belongs to one scheduler, or is put off after a failure.
+    Column("reserved_until", _TIME),
+    Column("created_by", Text, nullable=False, server_default=""),
+    Column("created_at", _TIME, nullable=False, server_default=_NOW),
+    Column("updated_at", _TIME, nullable=False, server_default=_NOW),
+    Column("request_id", Text),
+    Index("scheduled_jobs_by_org", "org_id", text("schedule_id DESC")),
+    Index(
+        "scheduled_jobs_due", "next_run_at", postgresql_where=text("NOT paused AND next_run_at IS NOT NULL")
+    ),
+    Index(
+        "scheduled_jobs_request_id",
+        "org_id",
+        "request_id",
+        unique=True,
+        postgresql_where=text("request_id IS NOT NULL"),
+    ),
+)

@@ -1,0 +1,1 @@
+"""The Postgres queue engine: entries, leases and fences."""

@@ -1,0 +1,1 @@
+"""What every Millrace service shares: settings, logs, and the life cycle of a gRPC server."""

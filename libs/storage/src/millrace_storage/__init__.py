@@ -1,0 +1,1 @@
+"""One interface over object stores, and the files kept in them."""

@@ -1,0 +1,1 @@
+"""The Jobs service: jobs, job types and files over gRPC."""

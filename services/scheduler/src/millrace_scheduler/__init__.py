@@ -1,0 +1,1 @@
+"""The Scheduler service: schedules, and the jobs they create."""

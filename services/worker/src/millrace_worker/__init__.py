@@ -1,0 +1,1 @@
+"""The Worker service: the registry of handlers, and their execution."""
