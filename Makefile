@@ -68,7 +68,7 @@ endef
 	for file in $(GOOGLE_PROTOS); do mkdir -p $@/$$(dirname $$file) && cp "$$packages/$$file" $@/$$file; done
 
 bench: setup ## Measure creation, drain and pick-up against raw SQL
-	@$(BIN)/python tests/bench/bench.py
+	@PYTHONPATH=tests $(BIN)/python -m bench $(BENCH_ARGS)
 
 format: setup ## Format code and contracts, and mend what the linter can
 	@$(BIN)/ruff format --quiet .

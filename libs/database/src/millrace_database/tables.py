@@ -4,7 +4,6 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
-    Identity,
     Index,
     Integer,
     SmallInteger,
@@ -12,7 +11,7 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import INTERVAL, JSONB, TIMESTAMP, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, INTERVAL, JSON, JSONB, TIMESTAMP, UUID
 
 from millrace_database.metadata import metadata
 
@@ -25,7 +24,8 @@ FINAL_STATUSES = ("completed", "failed", "cancelled")
 
 
 def _among(column: str, values: tuple[str, ...]) -> str:
-    return f"{column} IN ({', '.join(f"'{value}'" for value in values)})"
+    listed = ", ".join(f"'{value}'" for value in values)
+    return f"{column} IN ({listed})"
 
 
 # The record of a user job, for its whole life. It is written at creation, claim and completion; what changes
@@ -66,13 +66,22 @@ jobs = Table(
     CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
     CheckConstraint("priority BETWEEN -100 AND 100", name="priority"),
     CheckConstraint("attempt >= 0 AND max_attempts >= 1", name="attempts"),
-    Index("jobs_request_id", "org_id", "request_id", unique=True, postgresql_where=text("request_id IS NOT NULL")),
+    Index(
+        "jobs_request_id",
+        "org_id",
+        "request_id",
+        unique=True,
+        postgresql_where=text("request_id IS NOT NULL"),
+    ),
     Index("jobs_by_org", "org_id", text("job_id DESC")),
     Index("jobs_by_org_status", "org_id", "status", text("job_id DESC")),
     Index("jobs_by_org_type", "org_id", "type", text("job_id DESC")),
     Index("jobs_by_org_creator", "org_id", "created_by", text("job_id DESC")),
     Index(
-        "jobs_by_schedule", "schedule_id", text("job_id DESC"), postgresql_where=text("schedule_id IS NOT NULL")
+        "jobs_by_schedule",
+        "schedule_id",
+        text("job_id DESC"),
+        postgresql_where=text("schedule_id IS NOT NULL"),
     ),
     Index(
         "jobs_by_metadata",
@@ -116,7 +125,6 @@ files = Table(
     Column("job_id", UUID),
     CheckConstraint("size_bytes >= 0", name="size_bytes"),
     Index("files_by_org", "org_id", text("file_id DESC")),
-    Index("files_by_job", "job_id", postgresql_where=text("job_id IS NOT NULL")),
 )
 
 # A named table of rows that imports fill and reports read.
@@ -141,6 +149,11 @@ dataset_imports = Table(
     Column("rows_loaded", BigInteger, nullable=False, server_default="0"),
     Column("rows_failed", BigInteger, nullable=False, server_default="0"),
     Column("errors", JSONB, nullable=False, server_default=text("'[]'")),
+    # The columns of the rows in their order, which belongs to no single row.
+    Column("columns", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    # Until then its rows are in nobody's sight: half an import is never read.
+    Column("completed_at", _TIME),
+    CheckConstraint("rows_loaded >= 0 AND rows_failed >= 0 AND rows_read >= 0", name="counts"),
     Index("dataset_imports_by_dataset", "dataset_id"),
 )
 
@@ -151,7 +164,8 @@ dataset_rows = Table(
     Column("job_id", UUID, primary_key=True),
     # The row's number in its file, from 1: with the job it makes a second insert impossible.
     Column("row_number", BigInteger, primary_key=True),
-    Column("data", JSONB, nullable=False),
+    # Read as a whole and never searched: kept as it was written, with the order of its keys.
+    Column("data", JSON, nullable=False),
 )
 
 scheduled_jobs = Table(

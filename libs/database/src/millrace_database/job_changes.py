@@ -1,0 +1,165 @@
+"""What is asked of a job in its life, and what comes of it: the values of `job_lifecycle`."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from millrace_queue import Claim, Lease
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to be created.
+
+    Attributes:
+        job_id: its id, from `new_id`.
+        org_id: the organisation it belongs to.
+        type: its type.
+        input_json: a JSON object that Postgres can store: without U+0000.
+        metadata_json: the same, for the caller's labels.
+        created_by: who asked for it.
+        max_attempts: how many attempts it may use, at least 1.
+        priority: higher is served first, -100 to 100.
+        run_at: not started before; None: at once.
+        schedule_id: the schedule that makes it.
+        request_id: at most one job of an organisation has it; None: any number.
+
+    """
+
+    job_id: UUID
+    org_id: str
+    type: str
+    input_json: str
+    metadata_json: str
+    created_by: str
+    max_attempts: int
+    priority: int = 0
+    run_at: datetime | None = None
+    schedule_id: UUID | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedJob:
+    """The job that there is now for a `NewJob`.
+
+    Attributes:
+        job_id: its id: another than asked for when it existed.
+        already_existed: a job with this request id existed, and nothing was created.
+        conflict: that job has another type or input.
+
+    """
+
+    job_id: UUID
+    already_existed: bool = False
+    conflict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job that a worker has claimed, with what its handler gets."""
+
+    claim: Claim
+    org_id: str
+    input_json: str
+    metadata_json: str
+    created_by: str
+
+    @property
+    def lease(self) -> Lease:
+        """What the worker proves its claim with."""
+        return self.claim.lease
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailure:
+    """An attempt that failed.
+
+    Attributes:
+        lease: the worker's claim.
+        retry_delay: the time to the next attempt; None: the job fails for good.
+        code: the error for programs, in UPPER_SNAKE_CASE.
+        message: the error for people.
+        retryable: whether the same job could succeed if it were tried again.
+
+    """
+
+    lease: Lease
+    retry_delay: timedelta | None
+    code: str
+    message: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressReport:
+    """How far a running job is; None leaves a value as it is.
+
+    Attributes:
+        lease: the worker's claim.
+        progress: percent, 0 to 100.
+        message: what people see.
+        total_items: how many items there are to process, at least 0.
+        processed_items: how many have been processed, at least 0.
+
+    """
+
+    lease: Lease
+    progress: int | None = None
+    message: str | None = None
+    total_items: int | None = None
+    processed_items: int | None = None
+
+
+class Cancellation(enum.Enum):
+    """What became of the wish to cancel a job."""
+
+    NOT_FOUND = "not found"
+    """The organisation has no such job."""
+    FINISHED = "finished"
+    """It had completed or failed, and stays so."""
+    CANCELLED = "cancelled"
+    """It is cancelled, now or before."""
+    CANCELLING = "cancelling"
+    """It runs, and its worker has been asked to stop it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelledJob:
+    """The outcome of `cancel_job`.
+
+    Attributes:
+        outcome: what became of the wish.
+        status: the job's status now; empty when it was not found.
+        worker_id: the worker that runs it, when CANCELLING.
+        worker_details: what that worker said of itself when it registered; None when it is not registered any more.
+
+    """
+
+    outcome: Cancellation
+    status: str = ""
+    worker_id: UUID | None = None
+    worker_details: Mapping[str, Any] | None = None
+
+
+class Retry(enum.Enum):
+    """What became of the wish to try a job again."""
+
+    NOT_FOUND = "not found"
+    """The organisation has no such job."""
+    WRONG_STATUS = "wrong status"
+    """It has neither failed nor been cancelled."""
+    RETRIED = "retried"
+    """It is pending again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetriedJob:
+    """The outcome of `retry_job`, with the job's status now and its type; both empty when it was not found."""
+
+    outcome: Retry
+    status: str = ""
+    type: str = ""

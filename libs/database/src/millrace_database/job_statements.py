@@ -1,0 +1,113 @@
+"""The SQL statements that write jobs, and those that read jobs in a fixed way.
+
+A job that is not finished has a queue entry. Whoever changes such a job locks its entry first, so nobody waits
+here while he holds what the other needs. `version` grows with every change of the row.
+"""
+
+# Sorted, so that two batches with the same request ids meet in one order and do not wait for each other in a circle.
+INSERT_JOBS = """
+INSERT INTO jobs (
+    job_id, org_id, type, input, metadata, created_by, max_attempts, priority, run_at, schedule_id, request_id
+)
+SELECT job_id, org_id, type, input::jsonb, metadata::jsonb, created_by, max_attempts, priority,
+    coalesce(run_at, now()), schedule_id, request_id
+FROM unnest(
+    $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::integer[], $8::smallint[],
+    $9::timestamptz[], $10::uuid[], $11::text[]
+) WITH ORDINALITY AS job (
+    job_id, org_id, type, input, metadata, created_by, max_attempts, priority, run_at, schedule_id, request_id, place
+)
+ORDER BY org_id, request_id, place
+ON CONFLICT (org_id, request_id) WHERE request_id IS NOT NULL DO NOTHING
+RETURNING job_id
+"""
+
+# In a statement of its own: only a new snapshot sees the job whose transaction the insertion waited for.
+FIND_BY_REQUEST = """
+SELECT wanted.place, jobs.job_id, jobs.type <> wanted.type OR jobs.input <> wanted.input::jsonb AS conflict
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[])
+    AS wanted (place, org_id, request_id, type, input)
+JOIN jobs ON jobs.org_id = wanted.org_id AND jobs.request_id = wanted.request_id AND jobs.request_id IS NOT NULL
+"""
+
+START_JOBS = """
+UPDATE jobs
+SET status = 'processing', attempt = claimed.attempt, started_at = now(), progress = 0, message = '',
+    total_items = 0, processed_items = 0, error_code = NULL, error_message = NULL, error_retryable = NULL,
+    version = version + 1
+FROM unnest($1::uuid[], $2::integer[]) AS claimed (job_id, attempt)
+WHERE jobs.job_id = claimed.job_id
+RETURNING jobs.job_id, jobs.org_id, jobs.input::text AS input_json, jobs.metadata::text AS metadata_json,
+    jobs.created_by
+"""
+
+COMPLETE_JOBS = """
+UPDATE jobs
+SET status = 'completed', progress = 100, output = done.output::jsonb, completed_at = now(), version = version + 1
+FROM unnest($1::uuid[], $2::text[]) AS done (job_id, output)
+WHERE jobs.job_id = done.job_id
+"""
+
+FAIL_JOBS = """
+UPDATE jobs
+SET status = failed.status, run_at = coalesce(failed.run_at, jobs.run_at),
+    completed_at = CASE WHEN failed.status = 'pending' THEN NULL ELSE now() END,
+    error_code = failed.code, error_message = failed.message, error_retryable = failed.retryable,
+    version = version + 1
+FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::boolean[])
+    AS failed (job_id, status, run_at, code, message, retryable)
+WHERE jobs.job_id = failed.job_id
+"""
+
+CANCEL_JOBS = """
+UPDATE jobs SET status = 'cancelled', completed_at = now(), version = version + 1 WHERE job_id = ANY ($1::uuid[])
+"""
+
+REQUEST_CANCELLATION = """
+UPDATE jobs SET status = 'cancelling', version = version + 1 WHERE job_id = $1::uuid AND status = 'processing'
+"""
+
+HAND_BACK_JOBS = """
+UPDATE jobs
+SET status = 'pending', attempt = attempt - 1, started_at = NULL, version = version + 1
+WHERE job_id = ANY ($1::uuid[])
+"""
+
+RETRY_JOB = """
+UPDATE jobs
+SET status = 'pending', completed_at = NULL, run_at = now(), max_attempts = attempt + $3::integer,
+    version = version + 1
+WHERE job_id = $1::uuid AND org_id = $2::text AND status IN ('failed', 'cancelled')
+RETURNING type, priority, attempt, max_attempts
+"""
+
+# NULL leaves a value as it is.
+REPORT_PROGRESS = """
+UPDATE jobs
+SET progress = coalesce(report.progress, jobs.progress), message = coalesce(report.message, jobs.message),
+    total_items = coalesce(report.total_items, jobs.total_items),
+    processed_items = coalesce(report.processed_items, jobs.processed_items), version = version + 1
+FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::bigint[], $5::bigint[])
+    AS report (job_id, progress, message, total_items, processed_items)
+WHERE jobs.job_id = report.job_id
+"""
+
+GET_STATUS = "SELECT status FROM jobs WHERE job_id = $1::uuid AND org_id = $2::text"
+
+GET_JOB = """
+SELECT job_id, org_id, type, status, progress, message, total_items, processed_items, input::text AS input_json,
+    output::text AS output_json, metadata::text AS metadata_json, error_code, error_message, error_retryable,
+    created_by, created_at, run_at, started_at, completed_at, attempt, max_attempts, priority, schedule_id,
+    request_id, version, now() AS read_at
+FROM jobs
+WHERE job_id = $1::uuid AND ($2::text IS NULL OR org_id = $2::text)
+"""
+
+GET_CHANGED_JOBS = """
+SELECT jobs.job_id, org_id, type, status, progress, message, total_items, processed_items,
+    input::text AS input_json, output::text AS output_json, metadata::text AS metadata_json, error_code,
+    error_message, error_retryable, created_by, created_at, run_at, started_at, completed_at, attempt, max_attempts,
+    priority, schedule_id, request_id, jobs.version, now() AS read_at
+FROM unnest($1::uuid[], $2::bigint[]) AS seen (job_id, version)
+JOIN jobs ON jobs.job_id = seen.job_id AND jobs.version > seen.version
+"""

@@ -1,0 +1,114 @@
+"""What a worker does: claim entries, and settle or hand back what it has claimed."""
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from millrace_queue import statements
+from millrace_queue.entries import Claim, Connection, FailOutcome, Failure, HandBack, Lease, Settled
+
+
+async def claim(conn: Connection, worker_id: UUID, capacity: Mapping[str, int], limit: int) -> list[Claim]:
+    """Claim ready entries for a registered worker: highest priority first, then lowest id.
+
+    Each claim uses an attempt. Entries that another claim is just taking are passed over, so an answer may be
+    short although entries are left; the worker asks again. A worker that is not registered gets nothing.
+
+    Args:
+        conn: an open connection; the claims hold once its transaction commits.
+        worker_id: who claims.
+        capacity: how many more entries the worker takes of each type.
+        limit: how many it takes in all.
+
+    Returns:
+        At most `limit` claims, in the order in which they are to be served.
+
+    """
+    free = {type_: min(places, limit) for type_, places in capacity.items() if places > 0}
+    if not free or limit <= 0:
+        return []
+    rows = await conn.fetch(statements.CLAIM, worker_id, list(free), list(free.values()), limit)
+    rows.sort(key=lambda row: (-row["priority"], row["id"]))
+    return [
+        Claim(row["id"], row["type"], row["tenant"], row["attempt"], row["max_attempts"], row["fence"])
+        for row in rows
+    ]
+
+
+async def confirm(conn: Connection, leases: Sequence[Lease]) -> set[UUID]:
+    """Lock the entries of those leases that still hold, and return their ids.
+
+    Until the caller's transaction ends nobody else settles, cancels or rescues them: what it writes along with
+    them is written by the holder of the lease. Without a transaction the answer is out of date at once.
+    """
+    return await _accepted(conn, statements.CONFIRM, leases)
+
+
+async def complete(conn: Connection, leases: Sequence[Lease]) -> set[UUID]:
+    """Remove finished entries, even those whose cancellation was requested meanwhile.
+
+    Returns:
+        The ids that were accepted. The leases of the others had been lost, and nothing changed.
+
+    """
+    return await _accepted(conn, statements.COMPLETE, leases)
+
+
+async def settle_cancelled(conn: Connection, leases: Sequence[Lease]) -> set[UUID]:
+    """Remove entries whose handler stopped because their cancellation was requested.
+
+    Returns:
+        The ids that were accepted. Of the others the lease had been lost, or nobody had requested a cancellation.
+
+    """
+    return await _accepted(conn, statements.SETTLE_CANCELLED, leases)
+
+
+async def fail(conn: Connection, failures: Sequence[Failure]) -> dict[UUID, FailOutcome]:
+    """End attempts that failed: the entry waits for its next attempt or is removed.
+
+    Returns:
+        What became of each entry, by its id.
+
+    """
+    outcomes = {failure.id: FailOutcome(Settled.LOST) for failure in failures}
+    if not outcomes:
+        return outcomes
+    rows = await conn.fetch(
+        statements.FAIL,
+        [failure.id for failure in failures],
+        [failure.fence for failure in failures],
+        [failure.retry_delay for failure in failures],
+    )
+    for row in rows:
+        if row["cancel_requested"]:
+            outcomes[row["id"]] = FailOutcome(Settled.CANCELLED)
+        elif row["final"]:
+            outcomes[row["id"]] = FailOutcome(Settled.FAILED)
+        else:
+            outcomes[row["id"]] = FailOutcome(Settled.RETRYING, row["run_at"])
+    return outcomes
+
+
+async def hand_back(conn: Connection, leases: Sequence[Lease]) -> dict[UUID, HandBack]:
+    """Give entries back as if they had not been claimed: ready again, with the attempt not counted.
+
+    Returns:
+        What became of each entry, by its id.
+
+    """
+    outcomes = {lease.id: HandBack.LOST for lease in leases}
+    if not outcomes:
+        return outcomes
+    for row in await conn.fetch(statements.HAND_BACK, *_columns(leases)):
+        outcomes[row["id"]] = HandBack.CANCELLED if row["cancel_requested"] else HandBack.READY
+    return outcomes
+
+
+async def _accepted(conn: Connection, statement: str, leases: Sequence[Lease]) -> set[UUID]:
+    if not leases:
+        return set()
+    return {row["id"] for row in await conn.fetch(statement, *_columns(leases))}
+
+
+def _columns(leases: Sequence[Lease]) -> tuple[list[UUID], list[int]]:
+    return [lease.id for lease in leases], [lease.fence for lease in leases]

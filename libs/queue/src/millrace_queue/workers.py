@@ -1,0 +1,80 @@
+"""Which workers live, what they hold, and what is taken from those that died."""
+
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from millrace_queue import statements
+from millrace_queue.entries import Connection, Heartbeat, HeldLease, Rescue, Rescued
+
+
+async def register_worker(
+    conn: Connection, worker_id: UUID, *, lease: timedelta, details: Mapping[str, Any]
+) -> None:
+    """Make a worker known, which counts as its first heartbeat.
+
+    Args:
+        conn: an open connection.
+        worker_id: its name; registering it again starts it anew.
+        lease: for how long its leases hold after a heartbeat, more than 0.
+        details: what others may want to know of it, as a JSON object.
+
+    """
+    await conn.execute(statements.REGISTER_WORKER, worker_id, lease, json.dumps(dict(details)))
+
+
+async def heartbeat(conn: Connection, worker_id: UUID, *, draining: bool) -> Heartbeat:
+    """Renew all leases of a worker and tell which ones it has.
+
+    Args:
+        conn: an open connection, best not in a longer transaction: the time of the heartbeat is its beginning.
+        worker_id: who beats.
+        draining: whether it has stopped to claim, for others to see.
+
+    """
+    rows = await conn.fetch(statements.HEARTBEAT, worker_id, draining)
+    return Heartbeat(known=bool(rows), held=[_held(row) for row in rows if row["id"] is not None])
+
+
+async def held_leases(conn: Connection, worker_id: UUID) -> list[HeldLease]:
+    """Return the leases a worker has, without renewing them."""
+    return [_held(row) for row in await conn.fetch(statements.HELD_LEASES, worker_id)]
+
+
+async def unregister_worker(conn: Connection, worker_id: UUID) -> None:
+    """Remove a worker that stops. What it still holds is rescued, at the cost of an attempt: hand it back before."""
+    await conn.execute(statements.UNREGISTER_WORKER, worker_id)
+
+
+async def rescue(conn: Connection, *, limit: int) -> list[Rescued]:
+    """Remove workers whose lease ran out without a heartbeat, and take back what they held.
+
+    Several may rescue at once; none waits for another, and each entry is rescued once. When as many as `limit`
+    come back, more may be left.
+
+    Args:
+        conn: an open connection, best in a transaction, so that workers and entries change together.
+        limit: how many entries to take back at most.
+
+    """
+    await conn.execute(statements.CLAMP_HEARTBEATS)
+    await conn.execute(statements.REMOVE_LOST_WORKERS)
+    return [_rescued(row) for row in await conn.fetch(statements.RESCUE, limit)]
+
+
+def _held(row: asyncpg.Record) -> HeldLease:
+    return HeldLease(row["id"], row["fence"], row["cancel_requested"])
+
+
+def _rescued(row: asyncpg.Record) -> Rescued:
+    if row["cancel_requested"]:
+        outcome = Rescue.CANCELLED
+    elif row["final"]:
+        outcome = Rescue.EXHAUSTED
+    else:
+        outcome = Rescue.READY
+    return Rescued(row["id"], row["type"], row["worker_id"], row["attempt"], outcome)

@@ -1,0 +1,92 @@
+"""The databases that tests run on: one embedded server for all, a new database for each test."""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from millrace_database.connection_url import asyncpg_dsn, with_database
+from millrace_database.database import Database
+from millrace_database.embedded import EmbeddedPostgres
+from millrace_database.migrate import migrate
+
+_TEMPLATE = "millrace_template"
+
+
+@pytest.fixture(scope="session")
+def _session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder shared by all processes of one test run."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def postgres_url(_session_folder: Path) -> Iterator[str]:
+    """The URL of an empty database of the run's server; the server ends with the last process that uses it."""
+    with EmbeddedPostgres.start(_session_folder, durable=False) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def _template_url(postgres_url: str, _session_folder: Path) -> str:
+    """The URL of a migrated database, made once in a run; nobody may be connected to it when it is copied."""
+    url = with_database(postgres_url, _TEMPLATE)
+    with _alone(_session_folder / "template.lock"):
+        _run(_make_template(postgres_url, url))
+    return url
+
+
+@pytest.fixture
+def database_url(postgres_url: str, _template_url: str) -> Iterator[str]:
+    """The URL of a new database with all tables."""
+    name = f"test_{uuid4().hex}"
+    _run(_execute(postgres_url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY wal_log"))
+    yield with_database(postgres_url, name)
+    _run(_execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A pool on a new database with all tables."""
+    opened = await Database.open(database_url, application_name="test")
+    yield opened
+    await opened.close()
+
+
+async def _make_template(postgres_url: str, template_url: str) -> None:
+    connection = await asyncpg.connect(asyncpg_dsn(postgres_url))
+    try:
+        if await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", _TEMPLATE):
+            return
+        await connection.execute(f"CREATE DATABASE {_TEMPLATE}_unfinished")
+        await migrate(with_database(postgres_url, f"{_TEMPLATE}_unfinished"))
+        await connection.execute(f"ALTER DATABASE {_TEMPLATE}_unfinished RENAME TO {_TEMPLATE}")
+    finally:
+        await connection.close()
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(asyncpg_dsn(url))
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def _run(work: Coroutine[object, object, None]) -> None:
+    # Not asyncio.run, which would take the event loop away from a test that already has one.
+    with asyncio.Runner() as runner:
+        runner.run(work)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
