@@ -1,0 +1,99 @@
+"""The command `millrace serve`, and the program that `millrace up` starts for each service."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Annotated
+
+import structlog
+import typer
+import uvloop
+
+from millrace_database.embedded import EmbeddedPostgresError, resolve_database
+from millrace_database.migrate import migrate
+from millrace_runtime.logging import configure_logging
+from millrace_runtime.service import ServiceDefinition, run_service
+from millrace_runtime.settings import Settings, StartupError, read_settings, unknown_variables
+from millrace_runtime.supervised import SupervisorLink
+
+_SERVICES = "millrace.services"
+_EXIT_FAILED = 1
+_EXIT_CANNOT_START = 2
+
+_log = structlog.get_logger()
+
+
+def serve(
+    name: Annotated[str, typer.Argument(help="The service: jobs, scheduler or worker.")],
+    *,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
+) -> None:
+    """Run one service until SIGTERM or SIGINT.
+
+    It is set up by MILLRACE_* environment variables. Without MILLRACE_DATABASE_URL it uses, and migrates, the
+    embedded PostgreSQL of MILLRACE_DATA_DIR; a database that is named is not migrated.
+    """
+    try:
+        settings = read_settings()
+        definition = _load(name)
+    except StartupError as error:
+        _say(name, error)
+        raise typer.Exit(_EXIT_CANNOT_START) from None
+    raise typer.Exit(run_process(definition, settings, SupervisorLink() if supervised else None))
+
+
+def run_process(
+    definition: ServiceDefinition, settings: Settings, supervisor: SupervisorLink | None = None
+) -> int:
+    """Run a service as this process and return the exit code.
+
+    0 after a stop that was asked for, 1 after a failure, which is logged, 2 when it could not start, which is said on
+    standard error in one line.
+    """
+    configure_logging(settings, service=definition.name)
+    for variable in unknown_variables(os.environ):
+        _log.warning("no such setting", variable=variable)
+    if supervisor is not None:
+        supervisor.stop_when_lost(settings.shutdown_grace_seconds)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(definition, settings, supervisor.report if supervisor else None))
+    except (StartupError, EmbeddedPostgresError) as error:
+        _say(definition.name, error)
+        return _EXIT_CANNOT_START
+    except Exception:  # noqa: BLE001 - whatever it was ends the process, and is logged with its traceback
+        _log.exception("service failed")
+        return _EXIT_FAILED
+    return 0
+
+
+async def _serve(
+    definition: ServiceDefinition, settings: Settings, on_listening: Callable[[str], None] | None
+) -> None:
+    if settings.database_url is not None:
+        await run_service(definition, settings, on_listening=on_listening)
+        return
+    async with resolve_database(None, settings.data_dir) as url:
+        await migrate(url)
+        embedded = settings.model_copy(update={"database_url": url})
+        await run_service(definition, embedded, on_listening=on_listening)
+
+
+def _load(name: str) -> ServiceDefinition:
+    installed = entry_points(group=_SERVICES)
+    if name not in installed.names:
+        raise StartupError(f"no such service; there are: {', '.join(sorted(installed.names))}")
+    definition = installed[name].load()
+    if not isinstance(definition, ServiceDefinition):
+        raise StartupError(f"{installed[name].value} is no ServiceDefinition")
+    return definition
+
+
+def _say(name: str, error: Exception) -> None:
+    sys.stderr.write(f"millrace serve {name}: {error}\n")
+
+
+if __name__ == "__main__":
+    typer.run(serve)

@@ -1,0 +1,150 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from millrace_runtime.addresses import join_host_port, local_host
+
+PREFIX = "MILLRACE_"
+
+_KIBIBYTE = 1024
+_MEBIBYTE = 1024 * _KIBIBYTE
+
+# What the SDK and the command read; they may share their environment with a service.
+_CLIENT_VARIABLES = frozenset({"MILLRACE_ORG_ID", "MILLRACE_SCHEDULER_ADDRESS", "MILLRACE_WORKER_ADDRESS"})
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class StartupError(Exception):
+    """The process cannot start as things are; the text says why, in one line."""
+
+
+class SettingsError(StartupError):
+    """The environment holds settings that cannot be used; the text names each of them."""
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _known_level(value: str) -> str:
+    level = value.upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ValueError("is one of DEBUG, INFO, WARNING, ERROR")
+    return level
+
+
+def _jobs_beside_us(validated: dict[str, Any]) -> str:
+    return join_host_port(local_host(validated.get("host", "")), validated.get("jobs_port", 0))
+
+
+class Settings(BaseSettings):
+    """What the environment says (`MILLRACE_<NAME>`), read once when a process starts.
+
+    An empty variable counts as unset. docs/services.md holds the same list for people.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, hide_input_in_errors=True
+    )
+
+    database_url: str | None = Field(default=None, repr=False)
+    """The Postgres to use, as a URL. Unset: an embedded one under `data_dir`, for development only."""
+
+    data_dir: Path = Path(".millrace")
+    """The folder of the embedded Postgres and of locally stored files."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on. Any but a loopback one needs `insecure`."""
+
+    jobs_port: Port = 50051
+    """The Jobs service's port; 0: any free one."""
+
+    scheduler_port: Port = 50052
+    """The Scheduler service's port; 0: any free one."""
+
+    worker_port: Port = 50053
+    """The Worker service's port; 0: any free one."""
+
+    jobs_address: str = Field(default_factory=_jobs_beside_us)
+    """Where the Scheduler finds the Jobs service, as a gRPC target. Unset: this machine, at `jobs_port`."""
+
+    advertised_host: str | None = None
+    """The name or address under which other services reach this one. Unset: `host`, or this machine's name
+    when `host` is a wildcard."""
+
+    insecure: bool = False
+    """Allows callers from other machines although no caller is authenticated."""
+
+    log_level: Annotated[str, AfterValidator(_known_level)] = "INFO"
+    """DEBUG, INFO, WARNING or ERROR."""
+
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """One JSON object a line, or text for people. auto: text on a terminal, else JSON."""
+
+    shutdown_grace_seconds: float = Field(default=8.0, ge=0, le=3600)
+    """How long a stopping service may take to end calls and to finish or hand back jobs."""
+
+    database_pool_size: int = Field(default=5, ge=1, le=1000)
+    """Connections to Postgres per process, at most."""
+
+    max_concurrent_calls: int = Field(default=10_000, ge=1)
+    """Calls that a service answers at once, streams included; further ones get RESOURCE_EXHAUSTED."""
+
+    max_message_bytes: int = Field(default=32 * _MEBIBYTE, ge=4 * _KIBIBYTE, le=2**31 - 1)
+    """The largest gRPC message that is received or sent, in bytes."""
+
+    max_input_bytes: int = Field(default=_MEBIBYTE, ge=2)
+    """The largest input of a job, in bytes of JSON."""
+
+    storage_provider: str = "local"
+    """The object store, by name. `local` keeps files under `data_dir`."""
+
+    handlers: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ("millrace_worker.handlers",)
+    """The modules whose job handlers the worker runs, separated by commas."""
+
+    worker_slots: int = Field(default=100, ge=1, le=100_000)
+    """Jobs that one worker runs at once, over all types."""
+
+    heartbeat_seconds: float = Field(default=3.0, gt=0, le=3600)
+    """The time between two heartbeats of a worker."""
+
+    lease_seconds: float = Field(default=12.0, gt=0, le=86_400)
+    """A worker whose latest heartbeat is older than this is lost, and its jobs run elsewhere."""
+
+    @model_validator(mode="after")
+    def _lease_outlives_heartbeats(self) -> Self:
+        if self.lease_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError("MILLRACE_LEASE_SECONDS must be at least twice MILLRACE_HEARTBEAT_SECONDS")
+        return self
+
+
+def read_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises SettingsError, which names each variable that cannot be used and why, and never its value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError("; ".join(_problem(item) for item in error.errors())) from None
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Name the `MILLRACE_` variables that are no settings: most likely misspelt."""
+    known = _CLIENT_VARIABLES | {PREFIX + name.upper() for name in Settings.model_fields}
+    return sorted(
+        name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known
+    )
+
+
+def _problem(item: Any) -> str:
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if not item["loc"]:
+        return message
+    return f"{PREFIX}{str(item['loc'][0]).upper()}: {message}"
