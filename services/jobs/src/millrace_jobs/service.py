@@ -1,0 +1,62 @@
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+
+from millrace.files.v1 import files_service_pb2_grpc
+from millrace.jobs.v1 import jobs_service_pb2_grpc
+from millrace_database.availability import is_unavailable
+from millrace_database.database import Database
+from millrace_database.job_hints import JOBS_CHANGED_CHANNEL, JobHints
+from millrace_jobs.execution_canceller import ExecutionCanceller
+from millrace_jobs.files_servicer import FilesServicer
+from millrace_jobs.job_creator import JobCreator
+from millrace_jobs.job_type_catalog import JobTypeCatalog
+from millrace_jobs.job_watcher import JobWatcher
+from millrace_jobs.job_writer import JobWriter
+from millrace_jobs.jobs_servicer import JobsServicer
+from millrace_queue import Listener
+from millrace_runtime.service import Component, ServiceDefinition
+from millrace_runtime.settings import Settings
+from millrace_storage import FileStore, open_object_store
+
+_JOBS = "millrace.jobs.v1.JobsService"
+_FILES = "millrace.files.v1.FilesService"
+
+
+@asynccontextmanager
+async def _open(settings: Settings, database: Database) -> AsyncIterator[Component]:
+    hints = JobHints(database)
+    writer = JobWriter(database)
+    watcher = JobWatcher(database)
+    canceller = ExecutionCanceller()
+    listener = Listener(
+        database.direct_connection, {JOBS_CHANGED_CHANNEL: watcher.hint}, is_unavailable=is_unavailable
+    )
+    creator = JobCreator(JobTypeCatalog(database), writer, hints, max_input_bytes=settings.max_input_bytes)
+    jobs = JobsServicer(database, creator=creator, watcher=watcher, canceller=canceller, hints=hints)
+    files = FilesServicer(
+        FileStore(database, open_object_store(settings.storage_provider, data_dir=settings.data_dir))
+    )
+
+    def add_jobs(server: grpc.aio.Server) -> None:
+        jobs_service_pb2_grpc.add_JobsServiceServicer_to_server(jobs, server)
+
+    def add_files(server: grpc.aio.Server) -> None:
+        files_service_pb2_grpc.add_FilesServiceServicer_to_server(files, server)
+
+    async def drain() -> None:
+        watcher.close()
+
+    try:
+        yield Component(
+            servicers={_JOBS: add_jobs, _FILES: add_files},
+            background=(writer.run, watcher.run, canceller.run, hints.run, listener.run),
+            drain=drain,
+        )
+    finally:
+        await canceller.close()
+
+
+definition = ServiceDefinition(name="jobs", port=lambda settings: settings.jobs_port, open=_open)
+"""The Jobs service: JobsService and FilesService on one port."""

@@ -1,0 +1,148 @@
+"""How rows become messages, and broken schemas become sentences."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from millrace.jobs.v1 import job_pb2
+from millrace_database.ids import new_id
+from millrace_database.jobs_repository import JobRecord
+from millrace_jobs.job_messages import job_message
+from millrace_runtime.input_schema import compile_schema, find_violations
+
+START = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+def _running(**changes: Any) -> JobRecord:
+    """Return a job that started a minute before its row was read."""
+    record = JobRecord(
+        job_id=new_id(),
+        org_id="acme",
+        type="notes:keep",
+        status="processing",
+        progress=0,
+        message="",
+        total_items=0,
+        processed_items=0,
+        input_json="{}",
+        output_json=None,
+        metadata_json="{}",
+        error_code=None,
+        error_message=None,
+        error_retryable=None,
+        created_by="ann",
+        created_at=START - MINUTE,
+        run_at=START - MINUTE,
+        started_at=START,
+        completed_at=None,
+        attempt=1,
+        max_attempts=4,
+        priority=0,
+        schedule_id=None,
+        request_id=None,
+        version=3,
+        read_at=START + MINUTE,
+    )
+    return replace(record, **changes)
+
+
+def _estimate(job: job_pb2.Job) -> datetime | None:
+    return job.estimated_completion.ToDatetime(UTC) if job.HasField("estimated_completion") else None
+
+
+@pytest.mark.parametrize(
+    ("progress", "total_items", "processed_items", "expected"),
+    [
+        (0, 0, 0, None),
+        (25, 0, 0, START + 4 * MINUTE),
+        (100, 0, 0, START + MINUTE),
+        (0, 200, 0, None),
+        (25, 200, 0, START + 4 * MINUTE),
+        (25, 200, 100, START + 2 * MINUTE),
+        (25, 200, 400, START + MINUTE),
+        (25, 0, 100, START + 4 * MINUTE),
+        (0, 2**63 - 1, 1, None),
+    ],
+)
+def test_the_completion_is_estimated_from_the_pace_so_far(
+    progress: int, total_items: int, processed_items: int, expected: datetime | None
+) -> None:
+    record = _running(progress=progress, total_items=total_items, processed_items=processed_items)
+
+    assert _estimate(job_message(record)) == expected
+
+
+@pytest.mark.parametrize("status", ["pending", "cancelling", "completed", "failed", "cancelled"])
+def test_only_of_a_job_that_runs_a_completion_is_estimated(status: str) -> None:
+    job = job_message(_running(status=status, progress=50))
+
+    assert _estimate(job) is None
+    assert job.status == job_pb2.JobStatus.Value(f"JOB_STATUS_{status.upper()}")
+
+
+ADDRESS = {"type": "object", "properties": {"street": {"type": "string"}}, "required": ["street"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 3, "pattern": "^[a-z]*$"},
+        "format": {"enum": ["csv", "xlsx"]},
+        "limit": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        "address": {"anyOf": [ADDRESS, {"type": "null"}]},
+        "either": {"oneOf": [ADDRESS, {"type": "object", "required": ["box"]}]},
+        "tags": {"type": "array", "items": {"type": "string"}},
+    },
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({}, []),
+        ({"name": "abc", "limit": None, "address": {"street": "a"}, "tags": []}, []),
+        ({"limit": 3.0}, []),
+        ({"name": 1}, [("input.name", "must be string")]),
+        (
+            {"name": "ABCD"},
+            [("input.name", "is longer than 3 characters"), ("input.name", 'does not match "^[a-z]*$"')],
+        ),
+        ({"format": "pdf"}, [("input.format", 'is not one of "csv" or "xlsx"')]),
+        ({"limit": "x"}, [("input.limit", "must be integer or null")]),
+        ({"address": 1}, [("input.address", "must be object or null")]),
+        ({"address": {}}, [("input.address.street", "is required")]),
+        ({"address": {"street": 1}}, [("input.address.street", "must be string")]),
+        ({"either": {}}, [("input.either", "matches none of the forms it may have")]),
+        (
+            {"tags": ["a", 1, "b", None]},
+            [("input.tags[1]", "must be string"), ("input.tags[3]", "must be string")],
+        ),
+        (
+            {"other": 1, 'a "b".c': 2},
+            [("input.other", "is not known"), ('input["a \\"b\\".c"]', "is not known")],
+        ),
+        ([], [("input", "must be object")]),
+    ],
+)
+def test_a_violation_names_its_place_and_what_is_wrong(value: Any, expected: list[tuple[str, str]]) -> None:
+    assert sorted(find_violations(compile_schema(SCHEMA), value, root="input")) == sorted(expected)
+
+
+def test_an_offending_value_is_never_repeated_and_the_list_is_bounded() -> None:
+    secret = "s3cret" * 1000
+    value = {"name": secret, "tags": [1] * 1000, "format": secret}
+
+    found = find_violations(compile_schema(SCHEMA), value, root="input")
+
+    assert len(found) == 20
+    assert not any("s3cret" in description for _, description in found)
+
+
+@pytest.mark.parametrize(
+    "schema", [{"type": "objekt"}, {"$ref": "https://schemas.example/a.json"}, {"pattern": "("}]
+)
+def test_a_schema_that_cannot_be_used_is_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the text is the validator's
+        compile_schema(schema)
