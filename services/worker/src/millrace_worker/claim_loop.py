@@ -1,0 +1,99 @@
+import asyncio
+import contextlib
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from uuid import UUID
+
+from millrace_database import Database, job_lifecycle
+from millrace_worker.lanes import Lanes
+from millrace_worker.runner import PATIENCE_SECONDS, Runner
+from millrace_worker.transient import DATABASE_ERRORS, Outage
+
+POLL_SECONDS = 1.0
+"""How often an idle worker looks for jobs without a hint; varied by a quarter, so that workers do not keep step."""
+
+
+class ClaimLoop:
+    """Claims jobs for free slots: when one was freed and there may be more, at a hint, else now and then."""
+
+    def __init__(
+        self,
+        database: Database,
+        lanes: Lanes,
+        runner: Runner,
+        *,
+        claimant: Callable[[], UUID | None],
+        claimed: Callable[[], None],
+    ) -> None:
+        """Take who claims now (None: nobody may), and what to call after a claim."""
+        self._database = database
+        self._lanes = lanes
+        self._runner = runner
+        self._claimant = claimant
+        self._claimed = claimed
+        self._stirred = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._is_closed = False
+        self._is_hinted = False
+        self._may_be_more = True
+        self._next_poll = 0.0
+        self._outage = Outage("claim jobs")
+        self.pending_since: float | None = None
+        """Since when the reply of a claim is awaited, on the monotonic clock."""
+
+    def hint(self) -> None:
+        """Look for jobs now."""
+        self._is_hinted = True
+        self._stirred.set()
+
+    def stir(self) -> None:
+        """Look again whether there is room, and for jobs if there may be more than were claimed last."""
+        self._stirred.set()
+
+    async def close(self) -> None:
+        """Claim nothing more; wait for the reply that is under way."""
+        self._is_closed = True
+        self._stirred.set()
+        await self._ended.wait()
+
+    async def run(self) -> None:
+        """Claim until it is closed."""
+        while not self._is_closed:
+            self._stirred.clear()
+            self._runner.give_back_waiting(longer_than=PATIENCE_SECONDS)
+            if not await self._claim_if_due():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._seconds_until_poll()):
+                        await self._stirred.wait()
+        self._ended.set()
+
+    def _seconds_until_poll(self) -> float:
+        return min(max(self._next_poll - time.monotonic(), 0.0) or POLL_SECONDS, POLL_SECONDS)
+
+    async def _claim_if_due(self) -> bool:
+        """Claim if there is room and reason; return whether the database was asked."""
+        worker_id = self._claimant()
+        capacity, limit = self._lanes.wanted()
+        is_due = self._may_be_more or self._is_hinted or time.monotonic() >= self._next_poll
+        if worker_id is None or limit == 0 or not is_due:
+            return False
+        self._is_hinted = False
+        self._next_poll = time.monotonic() + POLL_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
+        self.pending_since = time.monotonic()
+        try:
+            async with self._database.transaction() as connection:
+                jobs = await job_lifecycle.claim_jobs(connection, worker_id, capacity, limit)
+        except DATABASE_ERRORS as error:
+            await self._outage.wait(error)
+            return True
+        finally:
+            self.pending_since = None
+        self._outage.is_over()
+        found = Counter(job.claim.type for job in jobs)
+        self._may_be_more = len(jobs) >= limit or any(found[type_] >= capacity[type_] for type_ in found)
+        if jobs:
+            self._runner.accept(jobs, worker_id)
+            self._claimed()
+        return True

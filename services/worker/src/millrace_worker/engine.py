@@ -1,0 +1,205 @@
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from millrace_database import Database
+from millrace_database.workers_repository import WorkerDetails
+from millrace_runtime.settings import Settings
+from millrace_worker.claim_loop import ClaimLoop
+from millrace_worker.context import Resources
+from millrace_worker.execution import Execution
+from millrace_worker.heartbeat import Beat, HeartbeatThread
+from millrace_worker.hints import Hints
+from millrace_worker.lanes import Lanes
+from millrace_worker.leases import LeaseKeeper
+from millrace_worker.maintenance import OrphanReturner, Promoter, Rescuer
+from millrace_worker.progress import ProgressWriter
+from millrace_worker.publication import publish
+from millrace_worker.registry import Registry
+from millrace_worker.runner import Runner
+from millrace_worker.settlement import SettlementListener, SettlementWriter
+from millrace_worker.transient import DATABASE_ERRORS
+
+MAX_BACKLOG = 5_000
+"""With so many ends of jobs that are not written yet, no more jobs are claimed."""
+
+# Shares of the grace period, counted from its beginning.
+_FINISH_UNTIL = 0.7
+_STOP_UNTIL = 0.8
+_FLUSH_UNTIL = 0.9
+_UNREGISTER_UNTIL = 0.95
+
+_log = structlog.get_logger(__name__)
+
+
+class Engine:
+    """A worker: its parts, and how they are joined. Made in a running event loop."""
+
+    def __init__(
+        self, settings: Settings, database: Database, registry: Registry, resources: Resources
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._registry = registry
+        self._types = frozenset(handler.type for handler in registry)
+        self._lanes = Lanes(registry, settings.worker_slots)
+        self._progress = ProgressWriter(database, lost=self._lose, written=self._jobs_changed)
+        self._settlements = SettlementWriter(
+            database,
+            self._progress,
+            SettlementListener(
+                settled=self._forget, returned=self._job_returned, changed=self._settlements_written
+            ),
+        )
+        self._runner = Runner(
+            self._lanes,
+            resources,
+            slots=settings.worker_slots,
+            report=self._progress.report,
+            settle=self._settlements.add,
+            drop=self._progress.close,
+            slot_freed=self._slot_freed,
+        )
+        self._claims = ClaimLoop(
+            database, self._lanes, self._runner, claimant=self._claimant, claimed=self._jobs_changed
+        )
+        self._orphans = OrphanReturner(database)
+        self._heartbeats = HeartbeatThread(
+            database.direct_connection,
+            interval=settings.heartbeat_seconds,
+            lease=settings.lease_seconds,
+            on_beat=self._on_beat,
+        )
+        self._leases = LeaseKeeper(
+            database,
+            self._runner,
+            self._heartbeats,
+            lease=settings.lease_seconds,
+            claim_pending_since=lambda: self._claims.pending_since,
+            hand_back_orphans=self._orphans.hand_back,
+        )
+        self._hints = Hints(database, self._types, received=self._hint_received)
+        self._promoter = Promoter(database, promoted=self._jobs_ready)
+        self._rescuer = Rescuer(
+            database,
+            lease=settings.lease_seconds,
+            may_rescue=lambda: self._leases.may_rescue,
+            rescued=self._jobs_ready,
+        )
+
+    @property
+    def worker_id(self) -> UUID | None:
+        """The id under which the worker is registered now."""
+        return self._leases.worker_id
+
+    @property
+    def runner(self) -> Runner:
+        """What the worker runs."""
+        return self._runner
+
+    def background(self) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
+        """Return the duties that run for as long as the worker does."""
+        return (
+            self._heartbeats.run,
+            self._leases.run,
+            self._runner.run,
+            self._progress.run,
+            self._settlements.run,
+            self._claims.run,
+            self._orphans.run,
+            self._promoter.run,
+            self._rescuer.run,
+            self._hints.run,
+        )
+
+    async def started(self, address: str) -> None:
+        """Make the job types known, and take the address of the gRPC server, which the worker is registered with."""
+        await publish(self._database, self._registry)
+        self._leases.describe(
+            WorkerDetails(
+                name=f"{socket.gethostname()}:{os.getpid()}",
+                address=address,
+                types=sorted(self._types),
+                slots=self._settings.worker_slots,
+            )
+        )
+
+    async def drain(self) -> None:
+        """Claim nothing more, finish what ends soon, hand the rest back, and unregister, within the grace period."""
+        begin = asyncio.get_running_loop().time()
+        grace = self._settings.shutdown_grace_seconds
+        self._heartbeats.drain()
+        await _until(begin + grace * _FINISH_UNTIL, self._claims.close())
+        self._runner.give_back_waiting()
+        await _until(begin + grace * _FINISH_UNTIL, self._runner.idle())
+        self._runner.give_up()
+        await _until(begin + grace * _STOP_UNTIL, self._runner.idle())
+        self._runner.abandon_all()
+        if await _until(begin + grace * _FLUSH_UNTIL, self._settlements.flushed()):
+            await _until(begin + grace * _UNREGISTER_UNTIL, self._unregister())
+        else:
+            _log.error("the ends of jobs could not be written", count=self._settlements.backlog)
+
+    async def _unregister(self) -> None:
+        try:
+            await self._leases.unregister()
+        except DATABASE_ERRORS as error:
+            _log.warning("the worker could not be unregistered", error=repr(error))
+
+    def _claimant(self) -> UUID | None:
+        if not self._leases.holds or self._settlements.backlog > MAX_BACKLOG:
+            return None
+        return self._leases.worker_id
+
+    def _on_beat(self, beat: Beat) -> None:
+        self._leases.on_beat(beat)
+
+    def _lose(self, execution: Execution) -> None:
+        self._runner.lose(execution)
+
+    def _forget(self, execution: Execution) -> None:
+        self._runner.forget(execution)
+
+    def _slot_freed(self) -> None:
+        self._claims.stir()
+
+    def _jobs_changed(self) -> None:
+        self._hints.jobs_changed()
+
+    def _settlements_written(self) -> None:
+        self._hints.jobs_changed()
+        # Claims may have waited for the backlog to shrink.
+        self._claims.stir()
+
+    def _job_returned(self, type_name: str, delay: timedelta) -> None:
+        if delay:
+            self._promoter.expect(delay)
+        else:
+            self._jobs_ready({type_name})
+
+    def _jobs_ready(self, types: Collection[str]) -> None:
+        self._hints.jobs_wait(types)
+        if not self._types.isdisjoint(types):
+            self._claims.hint()
+
+    def _hint_received(self, concerns_us: bool) -> None:
+        # Speaking of jobs that wait, it may mean one that waits for its time.
+        self._promoter.hint()
+        if concerns_us:
+            self._claims.hint()
+
+
+async def _until(deadline: float, waiting: Awaitable[object]) -> bool:
+    """Wait no longer than until the deadline, on the loop's clock; return whether it has ended."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            await waiting
+    except TimeoutError:
+        return False
+    return True

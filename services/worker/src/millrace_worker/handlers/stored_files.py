@@ -1,0 +1,69 @@
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import Field
+
+from millrace_database.files_repository import FileRecord
+from millrace_database.ids import format_id, parse_id
+from millrace_storage import ContentMissing, FileMissing
+from millrace_worker import JobContext, JobError
+
+FileId = Annotated[str, Field(pattern=r"^file_[0-9a-f]{32}$")]
+
+
+async def find_file(context: JobContext[Any], file_id: str) -> FileRecord:
+    """Return a file of the job's organisation. Raises JobError FILE_NOT_FOUND naming it."""
+    record = await context.resources.files.get(context.org_id, parse_id("file", file_id))
+    if record is None:
+        raise _not_found(file_id)
+    return record
+
+
+async def open_file(context: JobContext[Any], file_id: str) -> tuple[FileRecord, AsyncGenerator[bytes, None]]:
+    """Return a file of the job's organisation and its content.
+
+    Raises JobError FILE_NOT_FOUND naming the file, and so does the content when it goes meanwhile.
+    """
+    try:
+        record, chunks = await context.resources.files.open(context.org_id, parse_id("file", file_id))
+    except FileMissing as error:
+        raise _not_found(file_id) from error
+    except ContentMissing as error:
+        raise _content_missing(file_id) from error
+    return record, _content(chunks, file_id)
+
+
+async def _content(chunks: AsyncIterator[bytes], file_id: str) -> AsyncGenerator[bytes, None]:
+    try:
+        async for chunk in chunks:
+            yield chunk
+    except ContentMissing as error:
+        raise _content_missing(file_id) from error
+
+
+async def save_file(
+    context: JobContext[Any], *, name: str, content_type: str, chunks: AsyncIterator[bytes]
+) -> FileRecord:
+    """Store a file that the job made, for its organisation and in the name of its creator."""
+    return await context.resources.files.save(
+        org_id=context.org_id,
+        name=name,
+        content_type=content_type,
+        created_by=context.created_by,
+        chunks=chunks,
+        job_id=parse_id("job", context.job_id),
+    )
+
+
+def shown_id(file_id: UUID) -> str:
+    """Return a file's id as clients see it."""
+    return format_id("file", file_id)
+
+
+def _not_found(file_id: str) -> JobError:
+    return JobError("FILE_NOT_FOUND", f"there is no file {file_id}")
+
+
+def _content_missing(file_id: str) -> JobError:
+    return JobError("FILE_NOT_FOUND", f"the content of {file_id} is no longer in the store")

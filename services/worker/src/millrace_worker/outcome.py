@@ -1,0 +1,52 @@
+"""What can become of one attempt."""
+
+import enum
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+class StopReason(enum.Enum):
+    """Why a handler is stopped before it has returned."""
+
+    CANCELLED = "cancelled"
+    """Somebody asked for the job's cancellation."""
+    TIMEOUT = "timeout"
+    """The attempt took longer than its type allows."""
+    GIVEN_UP = "given up"
+    """The worker stops, or cannot tell whether its leases still hold: the job is to run elsewhere."""
+    LEASE_LOST = "lease lost"
+    """The job belongs to another worker, or to none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The handler returned; `output_json` is the JSON text of an object."""
+
+    output_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt failed. `retry_delay`: the time to the next attempt if there is one, None: there is none."""
+
+    code: str
+    message: str
+    retry_delay: timedelta | None
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same job could succeed if it were tried again."""
+        return self.retry_delay is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The handler stopped because of a recorded cancellation."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandedBack:
+    """The job is to run elsewhere, and the attempt does not count."""
+
+
+Outcome = Completed | Failed | Cancelled | HandedBack

@@ -1,0 +1,92 @@
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from millrace_worker.backoff import Backoff
+from millrace_worker.errors import DuplicateHandlerError
+from millrace_worker.handler import Handler, HandlerFunction, build_handler, place_of
+
+_Function = TypeVar("_Function", bound=HandlerFunction)
+
+_DEFAULT_BACKOFF = Backoff()
+
+
+class Registry:
+    """The handlers of a worker, one per job type."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Handler] = {}
+
+    def job_handler(
+        self,
+        type: str,  # noqa: A002 - the field's name everywhere
+        /,
+        *,
+        concurrency: int = 10,
+        attempts: int = 4,
+        timeout: timedelta = timedelta(hours=1),
+        backoff: Backoff = _DEFAULT_BACKOFF,
+        label: str | None = None,
+        description: str | None = None,
+    ) -> Callable[[_Function], _Function]:
+        """Make the decorated function the handler of jobs of `type` ("namespace:name").
+
+        `concurrency`: how many of them one worker runs at once. `attempts` (1 to 100): how many a job gets when
+        its creator names no number. `timeout`: how long one attempt may run. `backoff`: how long the next
+        attempt waits. `label` (the type) and `description` (the docstring) are shown to people.
+
+        The function takes JobContext[T] (`async def`, on the event loop) or SyncJobContext[T] (`def`, in a
+        thread), T a pydantic model, a dataclass or dict, and returns one of these or None. It is returned as
+        it is. Raises InvalidHandlerError, or DuplicateHandlerError when the type has a handler.
+        """
+
+        def register(function: _Function) -> _Function:
+            handler = build_handler(
+                function,
+                type_name=type,
+                concurrency=concurrency,
+                attempts=attempts,
+                timeout=timeout,
+                backoff=backoff,
+                label=label,
+                description=description,
+            )
+            if type in self._handlers:
+                raise DuplicateHandlerError(
+                    f"{type!r} has two handlers: {self._handlers[type].place} and {place_of(function)}"
+                )
+            self._handlers[type] = handler
+            return function
+
+        return register
+
+    def get(self, type_name: str) -> Handler | None:
+        """Return the handler of a type, or None."""
+        return self._handlers.get(type_name)
+
+    def __iter__(self) -> Iterator[Handler]:
+        return iter(self._handlers.values())
+
+    def __len__(self) -> int:
+        return len(self._handlers)
+
+
+default_registry = Registry()
+
+job_handler = default_registry.job_handler
+
+
+def load_handlers(modules: Iterable[str]) -> Registry:
+    """Import the modules, so that their handlers register themselves, and return the default registry.
+
+    The working directory is searched too, as `python -m` does. Raises what an import raises.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    for module in modules:
+        importlib.import_module(module)
+    return default_registry

@@ -1,0 +1,61 @@
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+
+from millrace.worker.v1 import worker_service_pb2_grpc
+from millrace_database import Database
+from millrace_runtime.service import Component, ServiceDefinition
+from millrace_runtime.settings import Settings, StartupError
+from millrace_storage import FileStore, open_object_store
+from millrace_worker.context import Resources
+from millrace_worker.engine import Engine
+from millrace_worker.errors import InvalidHandlerError
+from millrace_worker.registry import Registry, load_handlers
+from millrace_worker.servicer import WorkerServicer
+
+_WORKER = "millrace.worker.v1.WorkerService"
+
+_ENGINE_POOL_SIZE = 4
+"""Connections for claims, settlements and the like: handlers that hold all of the service's own stop none of them."""
+
+
+def worker_service(registry: Registry | None = None) -> ServiceDefinition:
+    """Return the Worker service; without a registry it runs the handlers of the modules that the settings name."""
+
+    @asynccontextmanager
+    async def open_worker(settings: Settings, database: Database) -> AsyncIterator[Component]:
+        handlers = _load(settings) if registry is None else registry
+        store = open_object_store(settings.storage_provider, data_dir=settings.data_dir)
+        resources = Resources(database=database, files=FileStore(database, store))
+        pool = await Database.open(
+            database.url, application_name="millrace worker engine", pool_size=_ENGINE_POOL_SIZE
+        )
+        engine = Engine(settings, pool, handlers, resources)
+        servicer = WorkerServicer(pool, engine.runner)
+
+        def add_worker(server: grpc.aio.Server) -> None:
+            worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, server)
+
+        try:
+            yield Component(
+                servicers={_WORKER: add_worker},
+                background=engine.background(),
+                drain=engine.drain,
+                started=engine.started,
+            )
+        finally:
+            await pool.close()
+
+    return ServiceDefinition(name="worker", port=lambda settings: settings.worker_port, open=open_worker)
+
+
+def _load(settings: Settings) -> Registry:
+    try:
+        return load_handlers(settings.handlers)
+    except (ImportError, InvalidHandlerError) as error:
+        raise StartupError(f"MILLRACE_HANDLERS={','.join(settings.handlers)}: {error}") from error
+
+
+definition = worker_service()
+"""The Worker service, with the handlers that MILLRACE_HANDLERS names."""
