@@ -1,0 +1,5 @@
+"""`python -m millrace_client`: the millrace command."""
+
+from millrace_client.command.main import main
+
+main()

@@ -1,0 +1,71 @@
+"""The client: everything that can be asked of a Millrace."""
+
+import os
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from millrace_client.connection import Addresses, Connection
+from millrace_client.files_client import FilesClient
+from millrace_client.jobs_client import JobsClient
+from millrace_client.schedules_client import SchedulesClient
+from millrace_client.workers_client import WorkersClient
+
+
+class Organisation:
+    """One organisation's jobs, files and schedules, over a client's connections."""
+
+    def __init__(self, connection: Connection, org_id: str) -> None:
+        self.org_id = org_id
+        self.jobs = JobsClient(connection, org_id)
+        self.files = FilesClient(connection, org_id)
+        self.schedules = SchedulesClient(connection, org_id)
+
+
+class Millrace(Organisation):
+    """A client of the three services, for use as `async with Millrace(…) as client:`.
+
+    Addresses are "host:port". What is not given comes from the environment:
+    MILLRACE_JOBS_ADDRESS, MILLRACE_SCHEDULER_ADDRESS and MILLRACE_WORKER_ADDRESS, else this machine at
+    MILLRACE_JOBS_PORT (50051), MILLRACE_SCHEDULER_PORT (50052) and MILLRACE_WORKER_PORT (50053);
+    MILLRACE_ORG_ID for `org_id`. Nothing is sent before the first call.
+
+    `timeout` is the seconds that a call may take when it names no other. `credentials` encrypt the
+    connections and may carry call credentials; without them they are neither encrypted nor
+    authenticated. Must be made inside a running event loop.
+    """
+
+    def __init__(
+        self,
+        jobs: str | None = None,
+        *,
+        scheduler: str | None = None,
+        worker: str | None = None,
+        org_id: str | None = None,
+        timeout: float = 30.0,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        addresses = Addresses.from_environment(jobs, scheduler, worker)
+        self._connection = Connection(addresses, timeout=timeout, credentials=credentials)
+        super().__init__(self._connection, org_id or os.environ.get("MILLRACE_ORG_ID", ""))
+        self.workers = WorkersClient(self._connection)
+
+    def organisation(self, org_id: str) -> Organisation:
+        """Return another organisation's jobs, files and schedules; it shares this client's connections."""
+        return Organisation(self._connection, org_id)
+
+    async def close(self) -> None:
+        """End all calls and close the connections; the end of `async with` does it."""
+        await self._connection.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()

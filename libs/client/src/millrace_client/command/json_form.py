@@ -1,0 +1,64 @@
+"""What the SDK returns as JSON: the names and forms of the contracts' JSON mapping, as grpcurl prints them.
+
+64-bit integers are numbers here, and fields that are zero or empty are written too.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from millrace_client.job import JobStatus
+from millrace_client.recurrence import Cron, Daily, Every, Monthly, Once, Weekly
+from millrace_client.worker import WorkerState
+
+_ENUM_PREFIXES: Mapping[type, str] = {JobStatus: "JOB_STATUS_", WorkerState: "WORKER_STATE_"}
+_UNKNOWN = "UNSPECIFIED"
+_FREQUENCIES: Mapping[type, str] = {
+    Once: "once",
+    Daily: "daily",
+    Weekly: "weekly",
+    Monthly: "monthly",
+    Every: "interval",
+    Cron: "cron",
+}
+_FIELD_NAMES = {(Every, "interval"): "every"}
+
+
+def json_form(result: Any) -> dict[str, Any]:
+    """Turn a dataclass of the SDK into JSON values; what is None is left out."""
+    kind = type(result)
+    fields = {
+        _camel_case(_FIELD_NAMES.get((kind, field.name), field.name)): _value(getattr(result, field.name))
+        for field in dataclasses.fields(result)
+        if getattr(result, field.name) is not None
+    }
+    return {_FREQUENCIES[kind]: fields} if kind in _FREQUENCIES else fields
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, JobStatus | WorkerState):
+        name = value.value if value.value != "UNKNOWN" else _UNKNOWN
+        return _ENUM_PREFIXES[type(value)] + name
+    if isinstance(value, datetime):
+        return _timestamp(value)
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():g}s"
+    if isinstance(value, tuple):
+        return [_value(item) for item in value]
+    if dataclasses.is_dataclass(value):
+        return json_form(value)
+    return value
+
+
+def _timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC with no digits, three or six after the second, as the Protobuf mapping has it."""
+    precision = (
+        "seconds" if not moment.microsecond else "milliseconds" if not moment.microsecond % 1000 else "auto"
+    )
+    return moment.astimezone(UTC).isoformat(timespec=precision).replace("+00:00", "Z")
+
+
+def _camel_case(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(other.capitalize() for other in others)

@@ -1,0 +1,63 @@
+"""The `millrace` command."""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+import typer
+
+from millrace_client.command.global_options import accept_global_options
+from millrace_client.command.lazy_group import LazyCommand, lazy_group
+
+_SERVER_COMMANDS = "millrace.commands"
+# Said here since asking the packages themselves would load a whole server for each --help.
+_SERVER_SUMMARIES = {
+    "migrate": "Bring the tables of the database up to date.",
+    "serve": "Run one service.",
+    "up": "Start the whole system on this machine.",
+}
+
+
+def main() -> None:
+    """Run the command line that this process was started with."""
+    build_app()(prog_name="millrace")
+
+
+def build_app() -> typer.Typer:
+    """Put the command together: its own groups, and what installed server packages add."""
+    app = typer.Typer(
+        name="millrace",
+        help="Background jobs and scheduling.",
+        cls=lazy_group(_own_commands() | _server_commands()),
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    accept_global_options(app)
+    return app
+
+
+def _own_commands() -> dict[str, LazyCommand]:
+    return {
+        "jobs": LazyCommand("Hand work over, watch it, stop it, try it again.", _app("jobs")),
+        "job-types": LazyCommand(
+            "List the types of job that workers have published.", _app("jobs", "job_types_app")
+        ),
+        "files": LazyCommand("What jobs read and what they make.", _app("files")),
+        "schedules": LazyCommand("Create jobs at set times.", _app("schedules")),
+        "workers": LazyCommand("List the workers of this installation.", _app("workers")),
+    }
+
+
+def _app(module: str, name: str = "app") -> Callable[[], Any]:
+    return lambda: getattr(import_module(f"millrace_client.command.{module}"), name)
+
+
+def _server_commands() -> dict[str, LazyCommand]:
+    """Find the commands that installed server packages add; without any there are none."""
+    return {
+        entry.name: LazyCommand(
+            _SERVER_SUMMARIES.get(entry.name, f"From {entry.module}."), entry.load, "Server"
+        )
+        for entry in sorted(entry_points(group=_SERVER_COMMANDS), key=lambda entry: entry.name)
+    }

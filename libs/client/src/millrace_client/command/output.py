@@ -1,0 +1,103 @@
+"""What the command prints: tables and details for people, JSON Lines for programs."""
+
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from millrace_client.command.json_form import json_form
+from millrace_client.errors import CallError, UnavailableError
+
+_Item = TypeVar("_Item")
+Columns = Mapping[str, Callable[[_Item], Any]]
+"""The heading of each column and what stands in it."""
+
+_UNLIMITED_WIDTH = 10_000
+
+
+class Output:
+    """Standard output, in one of the two forms."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self._console = Console(highlight=False)
+        self.is_live = self._console.is_terminal and not as_json
+        """Whether something that moves may be drawn."""
+        if not self._console.is_terminal:
+            self._console.width = _UNLIMITED_WIDTH
+
+    def show(self, result: Any) -> None:
+        """Print one dataclass of the SDK: a line of JSON, or a name and a value on each line."""
+        if self.as_json:
+            self.line(json_form(result))
+            return
+        grid = Table.grid(padding=(0, 2))
+        for name, value in json_form(result).items():
+            if value not in ("", [], {}):
+                grid.add_row(Text(name, style="bold"), Text(plain(value), overflow="fold"))
+        self._draw(grid)
+
+    async def table(self, columns: "Columns[_Item]", items: AsyncIterator[_Item]) -> None:
+        """Print one row, or one line of JSON, for each item."""
+        if self.as_json:
+            async for item in items:
+                self.line(json_form(item))
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for place, heading in enumerate(columns):
+            table.add_column(heading, no_wrap=place == 0, overflow="fold")
+        async for item in items:
+            table.add_row(*(Text(plain(cell(item))) for cell in columns.values()))
+        self._draw(table)
+
+    def _draw(self, table: Table) -> None:
+        if self._console.is_terminal:
+            self._console.print(table)
+            return
+        with self._console.capture() as drawn:
+            self._console.print(table)
+        for line in drawn.get().splitlines():
+            sys.stdout.write(line.rstrip() + "\n")
+
+    def line(self, fields: Mapping[str, Any]) -> None:
+        """Print a line of JSON."""
+        sys.stdout.write(json.dumps(fields, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+    def text(self, text: str) -> None:
+        """Print a line for people."""
+        sys.stdout.write(plain(text) + "\n")
+        sys.stdout.flush()
+
+
+def complain(message: str, *details: str) -> None:
+    """Print to standard error what went wrong, with one further line for each detail."""
+    sys.stderr.write("".join([f"error: {plain(message)}\n", *(f"  {plain(detail)}\n" for detail in details)]))
+
+
+def complain_of_call(error: CallError) -> None:
+    """Print a call's error: its status and message, each bad field, and when to try again."""
+    details = [str(bad) for bad in error.violations]
+    # A message that only strings the bad fields together is better read as the list of them that follows.
+    said_below = bool(details) and all(detail in error.message for detail in details)
+    details += [unmet for unmet in error.preconditions if unmet not in error.message]
+    if error.retry_after is not None:
+        details.append(f"try again in {error.retry_after.total_seconds():g} s")
+    if isinstance(error, UnavailableError):
+        details.append("is it running? `millrace up` starts everything on this machine")
+    complain(error.code.name if said_below else f"{error.code.name}: {error.message}", *details)
+
+
+def plain(value: Any) -> str:
+    """Give a value as text in one line that moves no cursor, whatever a caller put into it."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -1,0 +1,109 @@
+"""What people type, as Python values. Each function raises typer.BadParameter with what it expects."""
+
+import json
+import re
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from millrace_client.job import JobStatus
+from millrace_client.recurrence import Cron, Daily, Every, Monthly, Once, Recurrence, Weekday, Weekly
+
+_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+_INTERVAL = re.compile(r"(\d+[dhms])+")
+_TIME_OF_DAY = re.compile(r"\d\d:\d\d(:\d\d)?")
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Read a JSON object: the text itself, @file, or @- for standard input."""
+    try:
+        value = json.loads(_content(text))
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter("not a JSON object")
+    return value
+
+
+def moment(text: str) -> datetime:
+    """Read an ISO 8601 time; without a time zone it is in this machine's."""
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError) as error:
+        raise typer.BadParameter("not a time such as 2027-01-31T09:30 or 2027-01-31T09:30:00Z") from error
+
+
+def status(text: str) -> JobStatus:
+    """Read a job's status in any case."""
+    try:
+        return JobStatus(text.upper())
+    except ValueError as error:
+        known = ", ".join(known for known in JobStatus if known is not JobStatus.UNKNOWN)
+        raise typer.BadParameter(f"none of {known}") from error
+
+
+def daily(text: str) -> Recurrence:
+    """Read a local time."""
+    return Daily(_time_of_day(text))
+
+
+def weekly(text: str) -> Recurrence:
+    """Read days and a local time, such as "mon,fri 09:00"."""
+    days, _, time_of_day = text.partition(" ")
+    return Weekly([_weekday(day) for day in days.split(",")], _time_of_day(time_of_day))
+
+
+def monthly(text: str) -> Recurrence:
+    """Read a day of the month and a local time, such as "31 09:00"."""
+    day, _, time_of_day = text.partition(" ")
+    if not day.isdecimal():
+        raise typer.BadParameter('not a day and a time such as "31 09:00"')
+    return Monthly(int(day), _time_of_day(time_of_day))
+
+
+def every(text: str) -> Recurrence:
+    """Read a length of time such as "90s" or "1h30m"."""
+    if not _INTERVAL.fullmatch(text):
+        raise typer.BadParameter('not a length of time such as "15m" or "1h30m" (d, h, m, s)')
+    parts = re.findall(r"(\d+)([dhms])", text)
+    try:
+        return Every(sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta()))
+    except OverflowError as error:
+        raise typer.BadParameter("too long") from error
+
+
+def once(text: str) -> Recurrence:
+    """Read an ISO 8601 time."""
+    return Once(moment(text))
+
+
+def cron(text: str) -> Recurrence:
+    """Take a cron expression as it is; the Scheduler judges it."""
+    return Cron(text)
+
+
+def _content(text: str) -> str | bytes:
+    if text == "@-":
+        return sys.stdin.buffer.read()
+    if not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _time_of_day(text: str) -> str:
+    if not _TIME_OF_DAY.fullmatch(text):
+        raise typer.BadParameter(f'"{text}" is not a local time such as 09:30 or 09:30:15')
+    return text
+
+
+def _weekday(text: str) -> Weekday:
+    matching = [day for day in Weekday if len(text) >= 3 and day.startswith(text.upper())]
+    if not matching:
+        raise typer.BadParameter(f'"{text}" is not a day such as mon or Monday')
+    return matching[0]

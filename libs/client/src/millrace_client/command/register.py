@@ -1,0 +1,83 @@
+"""How a command becomes part of the `millrace` command: its options, its client, its exit code."""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import typer
+
+from millrace_client.client import Millrace
+from millrace_client.command.global_options import CONTEXT, GLOBAL_PARAMETERS, GlobalOptions
+from millrace_client.command.output import Output, complain, complain_of_call
+from millrace_client.errors import CallError, MillraceError
+
+# As grpcurl does, so that scripts can tell the statuses apart.
+_STATUS_EXIT_CODE = 64
+_FAILURE_EXIT_CODE = 1
+_USAGE_EXIT_CODE = 2
+
+Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, None]])
+
+
+def command(app: typer.Typer, name: str, *, of_organisation: bool = True) -> Callable[[Handler], Handler]:
+    """Add an asynchronous function to an app, as a command that also accepts the global options.
+
+    The function gets a client and the output first, and then its own options. A command
+    `of_organisation` is refused when no organisation is given.
+    """
+
+    def register(handler: Handler) -> Handler:
+        signature = inspect.signature(handler)
+        own = list(signature.parameters.values())[2:]
+
+        def run(ctx: typer.Context, **values: Any) -> None:
+            given = GlobalOptions(
+                **{option.name: values.pop(option.name) for option in fields(GlobalOptions)}
+            )
+            options = ctx.obj.merged_with(given)
+
+            async def invoke() -> None:
+                async with _open_client(options) as client:
+                    if of_organisation and not client.org_id:
+                        raise typer.BadParameter(
+                            "give --org, or set MILLRACE_ORG_ID", ctx, param_hint="--org"
+                        )
+                    await handler(client, Output(as_json=options.as_json), **values)
+
+            _run(invoke())
+
+        parameters = [CONTEXT, *(option.replace(kind=CONTEXT.kind) for option in own), *GLOBAL_PARAMETERS]
+        run.__doc__ = handler.__doc__
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by typer
+        app.command(name)(run)
+        return handler
+
+    return register
+
+
+def _open_client(options: GlobalOptions) -> Millrace:
+    return Millrace(
+        options.jobs_address,
+        scheduler=options.scheduler_address,
+        worker=options.worker_address,
+        org_id=options.org,
+    )
+
+
+def _run(invocation: Coroutine[Any, Any, None]) -> None:
+    """Run a command to its end; what goes wrong becomes a message and an exit code."""
+    try:
+        asyncio.run(invocation)
+    except CallError as error:
+        complain_of_call(error)
+        raise typer.Exit(_STATUS_EXIT_CODE + error.code.value[0]) from error
+    except ValueError as error:  # what was typed has no form in which it can be sent
+        complain(str(error))
+        raise typer.Exit(_USAGE_EXIT_CODE) from error
+    except BrokenPipeError:  # whoever read the output has seen enough
+        raise
+    except (MillraceError, OSError) as error:
+        complain(str(error))
+        raise typer.Exit(_FAILURE_EXIT_CODE) from error

@@ -1,0 +1,123 @@
+"""How often a schedule fires: one small class per frequency."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
+from enum import StrEnum
+from typing import TypeAlias
+
+from google.type import dayofweek_pb2
+
+from millrace.scheduler.v1 import schedule_pb2
+from millrace_client.values import from_timestamp, to_duration, to_timestamp
+
+
+class Weekday(StrEnum):
+    """A day of the week."""
+
+    MONDAY = "MONDAY"
+    TUESDAY = "TUESDAY"
+    WEDNESDAY = "WEDNESDAY"
+    THURSDAY = "THURSDAY"
+    FRIDAY = "FRIDAY"
+    SATURDAY = "SATURDAY"
+    SUNDAY = "SUNDAY"
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """Once, at an instant (with a time zone)."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Daily:
+    """Every day at a local time: a `datetime.time`, or "HH:MM" or "HH:MM:SS"."""
+
+    time_of_day: time | str
+
+
+@dataclass(frozen=True, slots=True)
+class Weekly:
+    """On some days of every week, at a local time; days by their name in capitals, or as Weekday."""
+
+    days: Iterable[Weekday | str]
+    time_of_day: time | str
+
+    def __post_init__(self) -> None:
+        """ValueError for an unknown day."""
+        object.__setattr__(self, "days", tuple(Weekday(day) for day in self.days))
+
+
+@dataclass(frozen=True, slots=True)
+class Monthly:
+    """Once a month at a local time. In a month without the day (1 to 31), on its last day."""
+
+    day: int
+    time_of_day: time | str
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """Every so much elapsed time, in whole seconds, counted from the schedule's start or creation."""
+
+    interval: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Cron:
+    """As a cron expression of five fields says, or one of @hourly, @daily, @weekly, @monthly, @yearly."""
+
+    expression: str
+
+
+Recurrence: TypeAlias = Once | Daily | Weekly | Monthly | Every | Cron
+
+
+def to_recurrence(recurrence: Recurrence) -> schedule_pb2.Recurrence:
+    """Turn a recurrence into the contract's message."""
+    match recurrence:
+        case Once(at):
+            return schedule_pb2.Recurrence(once=schedule_pb2.OnceRecurrence(at=to_timestamp(at)))
+        case Daily(time_of_day):
+            daily = schedule_pb2.DailyRecurrence(time_of_day=_clock(time_of_day))
+            return schedule_pb2.Recurrence(daily=daily)
+        case Weekly(days, time_of_day):
+            weekly = schedule_pb2.WeeklyRecurrence(
+                days=[dayofweek_pb2.DayOfWeek.Value(day) for day in days], time_of_day=_clock(time_of_day)
+            )
+            return schedule_pb2.Recurrence(weekly=weekly)
+        case Monthly(day, time_of_day):
+            monthly = schedule_pb2.MonthlyRecurrence(day=day, time_of_day=_clock(time_of_day))
+            return schedule_pb2.Recurrence(monthly=monthly)
+        case Every(interval):
+            every = schedule_pb2.IntervalRecurrence(every=to_duration(interval))
+            return schedule_pb2.Recurrence(interval=every)
+        case Cron(expression):
+            return schedule_pb2.Recurrence(cron=schedule_pb2.CronRecurrence(expression=expression))
+
+
+def read_recurrence(message: schedule_pb2.Recurrence) -> Recurrence | None:
+    """Turn the contract's message into a recurrence; None for a frequency that this SDK does not know."""
+    frequency = message.WhichOneof("frequency")
+    return _READERS[frequency](message) if frequency is not None else None
+
+
+def _read_weekly(message: schedule_pb2.Recurrence) -> Weekly:
+    days = [dayofweek_pb2.DayOfWeek.Name(day) for day in message.weekly.days]
+    return Weekly(days, message.weekly.time_of_day)
+
+
+_READERS: Mapping[str, Callable[[schedule_pb2.Recurrence], Recurrence]] = {
+    "once": lambda message: Once(from_timestamp(message.once.at)),
+    "daily": lambda message: Daily(message.daily.time_of_day),
+    "weekly": _read_weekly,
+    "monthly": lambda message: Monthly(message.monthly.day, message.monthly.time_of_day),
+    "interval": lambda message: Every(message.interval.every.ToTimedelta()),
+    "cron": lambda message: Cron(message.cron.expression),
+}
+
+
+def _clock(time_of_day: time | str) -> str:
+    return time_of_day if isinstance(time_of_day, str) else time_of_day.strftime("%H:%M:%S")

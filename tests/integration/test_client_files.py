@@ -1,0 +1,224 @@
+"""Uploads and downloads of the SDK against a server that keeps, refuses, damages or breaks off."""
+# ruff: noqa: N802, ARG002, ASYNC240 - the methods of generated servicers; a look into a folder blocks nobody here
+
+import asyncio
+import hashlib
+import io
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from millrace.files.v1 import file_pb2
+from millrace.files.v1 import files_service_pb2 as messages
+from millrace.files.v1.files_service_pb2_grpc import FilesServiceServicer, add_FilesServiceServicer_to_server
+from millrace_client import ContentMismatchError, InvalidArgumentError, Millrace, UnavailableError
+
+CONTENT = bytes(range(256)) * 8000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+MEBIBYTE = 1024 * 1024
+
+
+def described(content: bytes, **fields: Any) -> file_pb2.File:
+    return file_pb2.File(
+        file_id="file_1",
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        **{"name": "numbers.bin", **fields},
+    )
+
+
+class Files(FilesServiceServicer):
+    """Keeps what is uploaded; a download sends what it is told to."""
+
+    def __init__(self, *parts: bytes | grpc.StatusCode, file: file_pb2.File | None = None) -> None:
+        self.parts = parts
+        self.file = file or described(CONTENT)
+        self.header = messages.UploadFileHeader()
+        self.chunks: list[bytes] = []
+
+    async def UploadFile(self, request_iterator: Any, context: Any) -> messages.UploadFileResponse:
+        async for request in request_iterator:
+            if request.WhichOneof("part") == "header":
+                self.header = request.header
+            else:
+                self.chunks.append(request.chunk)
+        return messages.UploadFileResponse(file=described(b"".join(self.chunks), name=self.header.name))
+
+    async def DownloadFile(self, request: Any, context: Any) -> AsyncIterator[messages.DownloadFileResponse]:
+        yield messages.DownloadFileResponse(file=self.file)
+        for part in self.parts:
+            if isinstance(part, grpc.StatusCode):
+                await context.abort(part, "as told")
+            else:
+                yield messages.DownloadFileResponse(chunk=part)
+
+    async def GetFile(self, request: Any, context: Any) -> messages.GetFileResponse:
+        return messages.GetFileResponse(file=self.file)
+
+    async def ListFiles(self, request: Any, context: Any) -> messages.ListFilesResponse:
+        return messages.ListFilesResponse(files=[self.file])
+
+
+@asynccontextmanager
+async def client_of(files: FilesServiceServicer) -> AsyncIterator[Millrace]:
+    server = grpc.aio.server()
+    add_FilesServiceServicer_to_server(files, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    try:
+        async with Millrace(address, org_id="acme") as client:
+            yield client
+    finally:
+        await server.stop(grace=0)
+
+
+async def test_a_path_is_uploaded_in_chunks_with_its_name_size_and_hash(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.bin"
+    path.write_bytes(CONTENT)
+    files = Files()
+    progress: list[tuple[int, int | None]] = []
+    async with client_of(files) as client:
+        file = await client.files.upload(path, on_progress=lambda done, total: progress.append((done, total)))
+    assert b"".join(files.chunks) == CONTENT
+    assert max(len(chunk) for chunk in files.chunks) <= MEBIBYTE
+    assert (files.header.org_id, files.header.name) == ("acme", "numbers.bin")
+    assert (files.header.size_bytes, files.header.sha256) == (len(CONTENT), SHA256)
+    assert (file.file_id, file.size_bytes) == ("file_1", len(CONTENT))
+    assert progress[-1] == (len(CONTENT), len(CONTENT))
+    assert len(progress) > 1
+
+
+async def test_bytes_and_streams_are_uploaded_under_a_given_name() -> None:
+    async def stream() -> AsyncIterator[bytes]:
+        yield CONTENT[:10]
+        yield b""
+        yield CONTENT[10:]
+
+    for source in (CONTENT, stream()):
+        files = Files()
+        async with client_of(files) as client:
+            await client.files.upload(source, "numbers.bin", content_type="application/x-numbers")
+        assert b"".join(files.chunks) == CONTENT
+        assert max(len(chunk) for chunk in files.chunks) <= MEBIBYTE
+        assert (files.header.name, files.header.content_type) == ("numbers.bin", "application/x-numbers")
+
+
+async def test_content_without_a_path_needs_a_name() -> None:
+    async with client_of(Files()) as client:
+        with pytest.raises(ValueError, match="needs a name"):
+            await client.files.upload(b"abc")
+
+
+async def test_an_empty_file_is_a_file() -> None:
+    files = Files()
+    async with client_of(files) as client:
+        assert (await client.files.upload(b"", "empty")).size_bytes == 0
+    assert files.header.HasField("size_bytes")
+
+
+async def test_a_refusal_in_the_middle_of_an_upload_is_raised_as_what_it_is() -> None:
+    class Refusing(Files):
+        async def UploadFile(self, request_iterator: Any, context: Any) -> messages.UploadFileResponse:
+            await anext(request_iterator)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no such name")
+            raise AssertionError
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * MEBIBYTE
+
+    async with client_of(Refusing()) as client:
+        with pytest.raises(InvalidArgumentError, match="no such name"):
+            await client.files.upload(endless(), "..")
+
+
+async def test_an_upload_whose_source_fails_is_given_up() -> None:
+    given_up = asyncio.Event()
+
+    class Watching(Files):
+        async def UploadFile(self, request_iterator: Any, context: Any) -> messages.UploadFileResponse:
+            context.add_done_callback(lambda _: given_up.set())
+            return await super().UploadFile(request_iterator, context)
+
+    async def failing() -> AsyncIterator[bytes]:
+        yield b"abc"
+        raise OSError("the disk is gone")
+
+    async with client_of(Watching()) as client:
+        with pytest.raises(OSError, match="the disk is gone"):
+            await client.files.upload(failing(), "numbers.bin")
+        async with asyncio.timeout(5):
+            await given_up.wait()
+
+
+async def test_an_upload_that_was_stored_differently_is_an_error() -> None:
+    class Damaging(Files):
+        async def UploadFile(self, request_iterator: Any, context: Any) -> messages.UploadFileResponse:
+            await super().UploadFile(request_iterator, context)
+            return messages.UploadFileResponse(file=described(b"else"))
+
+    async with client_of(Damaging()) as client:
+        with pytest.raises(ContentMismatchError):
+            await client.files.upload(CONTENT, "numbers.bin")
+
+
+async def test_a_file_is_downloaded_to_a_path_a_folder_a_stream_and_into_memory(tmp_path: Path) -> None:
+    progress: list[tuple[int, int | None]] = []
+    stream = io.BytesIO()
+    async with client_of(Files(CONTENT[:1_000_000], CONTENT[1_000_000:])) as client:
+        await client.files.download(
+            "file_1", tmp_path / "copy", on_progress=lambda *seen: progress.append(seen)
+        )
+        await client.files.download("file_1", str(tmp_path))
+        file = await client.files.download("file_1", stream)
+        content = await client.files.read("file_1")
+    assert (tmp_path / "copy").read_bytes() == (tmp_path / "numbers.bin").read_bytes() == CONTENT
+    assert stream.getvalue() == content == CONTENT
+    assert file.sha256 == SHA256
+    assert progress == [(1_000_000, len(CONTENT)), (len(CONTENT), len(CONTENT))]
+    assert {path.name for path in tmp_path.iterdir()} == {"copy", "numbers.bin"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "error"),
+    [
+        ((CONTENT[:-1],), ContentMismatchError),
+        ((CONTENT[:-1] + b"!",), ContentMismatchError),
+        ((CONTENT[:1000], grpc.StatusCode.UNAVAILABLE), UnavailableError),
+    ],
+    ids=["cut short", "damaged", "broken off"],
+)
+async def test_a_download_that_fails_leaves_what_was_there(
+    tmp_path: Path, parts: tuple[Any, ...], error: type[Exception]
+) -> None:
+    path = tmp_path / "numbers.bin"
+    path.write_bytes(b"before")
+    async with client_of(Files(*parts)) as client:
+        with pytest.raises(error):
+            await client.files.download("file_1", path)
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["../escaped", "/etc/escaped", "..", ""])
+async def test_a_name_never_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    async with client_of(Files(CONTENT, file=described(CONTENT, name=name))) as client:
+        with pytest.raises(ContentMismatchError, match="no file name"):
+            await client.files.download("file_1", folder)
+    assert list(tmp_path.rglob("*")) == [folder]
+
+
+async def test_a_device_is_never_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    async with client_of(Files(CONTENT)) as client:
+        with pytest.raises(FileExistsError, match="Not a regular file"):
+            await client.files.download("file_1", pipe)
+    assert pipe.is_fifo()

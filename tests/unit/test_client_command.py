@@ -1,0 +1,93 @@
+"""How `millrace` reads what people type; nothing is called."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from millrace_client import Cron, Daily, Every, Monthly, Once, Weekday, Weekly
+from millrace_client.command import parse
+from millrace_client.command.main import build_app
+from millrace_client.command.output import plain
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "Usage: millrace"),
+        (["--org", "acme"], "Missing command"),
+        (["nope"], "No such command 'nope'"),
+        (["jobs", "nope"], "No such command 'nope'"),
+        (["jobs", "list"], "give --org, or set MILLRACE_ORG_ID"),
+        (["--org", "acme", "jobs", "create"], "Missing argument 'TYPE'"),
+        (["--org", "acme", "jobs", "create", "noop", "--input", "{"], "not JSON"),
+        (["--org", "acme", "jobs", "create", "noop", "--input", "[1]"], "not a JSON object"),
+        (["--org", "acme", "jobs", "create", "noop", "--input", "[" * 100_000], "not JSON"),
+        (["--org", "acme", "jobs", "create", "noop", "--input", '{"a": NaN}'], "JSON compliant"),
+        (["--org", "acme", "jobs", "create", "noop", "--metadata", '{"a": 9007199254740993}'], "beyond 2^53"),
+        (["--org", "acme", "jobs", "create", "noop", "--priority", "99999999999"], "out of range"),
+        (["--org", "acme", "jobs", "create", "noop", "--input", "@/no/such/file"], "No such file"),
+        (["--org", "acme", "jobs", "create", "noop", "--run-at", "soon"], "not a time"),
+        (["--org", "acme", "jobs", "create", "noop", "--priority", "high"], "'--priority'"),
+        (["--org", "acme", "jobs", "list", "--status", "done"], "none of PENDING, PROCESSING"),
+        (["--org", "acme", "files", "upload", "-"], "standard input needs a name"),
+        (["--org", "acme", "schedules", "create", "name", "noop"], "give exactly one of"),
+        (["--org", "acme", "schedules", "create", "n", "noop", "--daily", "9:30", "--cron", "@daily"], "'--daily'"),
+        (["--org", "acme", "schedules", "create", "n", "noop", "--daily", "09:30", "--cron", "@daily"], "exactly one"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_ends_with_2_and_says_what_is_expected(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.delenv("MILLRACE_ORG_ID", raising=False)
+    outcome = CliRunner(env={"COLUMNS": "200"}).invoke(build_app(), arguments, prog_name="millrace")
+    assert outcome.exit_code == 2
+    assert said in outcome.output
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "recurrence"),
+    [
+        (parse.daily, "09:30", Daily("09:30")),
+        (parse.weekly, "mon,Friday 09:30", Weekly([Weekday.MONDAY, Weekday.FRIDAY], "09:30")),
+        (parse.monthly, "31 09:30:15", Monthly(31, "09:30:15")),
+        (parse.every, "1d2h30m15s", Every(timedelta(days=1, hours=2, minutes=30, seconds=15))),
+        (parse.once, "2099-01-31T09:30:00+01:00", Once(datetime(2099, 1, 31, 8, 30, tzinfo=UTC))),
+        (parse.cron, "*/5 8-18 * * mon-fri", Cron("*/5 8-18 * * mon-fri")),
+    ],
+)  # fmt: skip
+def test_a_recurrence_is_read_from_its_option(read: object, text: str, recurrence: object) -> None:
+    assert callable(read)
+    assert read(text) == recurrence
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (parse.daily, "9:30"),
+        (parse.weekly, "mo 09:30"),
+        (parse.weekly, "monday"),
+        (parse.weekly, " 09:30"),
+        (parse.monthly, "last 09:30"),
+        (parse.monthly, "31"),
+        (parse.every, "15"),
+        (parse.every, ""),
+        (parse.every, "9999999999d"),
+        (parse.once, "tomorrow"),
+    ],
+)
+def test_a_recurrence_that_means_nothing_is_refused(read: object, text: str) -> None:
+    assert callable(read)
+    with pytest.raises(typer.BadParameter):
+        read(text)
+
+
+def test_a_time_without_a_zone_is_this_machines() -> None:
+    assert parse.moment("2027-01-31T09:30") == datetime(2027, 1, 31, 9, 30).astimezone()
+
+
+def test_text_of_others_moves_no_cursor() -> None:
+    assert plain("done\x1b[2J\r\nreally\x07") == "done [2J  really "
+    assert plain({"a": 1}) == '{"a": 1}'
+    assert plain(None) == ""

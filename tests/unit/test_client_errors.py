@@ -1,0 +1,93 @@
+from datetime import timedelta
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2
+from google.rpc.status_pb2 import Status
+
+from millrace_client import (
+    AlreadyExistsError,
+    CallError,
+    FieldViolation,
+    InvalidArgumentError,
+    NotFoundError,
+    Resource,
+)
+from millrace_client.errors import from_status
+
+
+def status(code: int, message: str, *details: Message) -> Status:
+    packed = Status(code=code, message=message)
+    for detail in details:
+        packed.details.add().Pack(detail)
+    return packed
+
+
+def test_each_bad_field_is_named() -> None:
+    violations = [
+        error_details_pb2.BadRequest.FieldViolation(field="type", description="is required"),
+        error_details_pb2.BadRequest.FieldViolation(field="priority", description="must be at most 100"),
+    ]
+    error = from_status(
+        status(
+            code_pb2.INVALID_ARGUMENT,
+            "the request is not valid",
+            error_details_pb2.BadRequest(field_violations=violations),
+        )
+    )
+    assert isinstance(error, InvalidArgumentError)
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.violations == (
+        FieldViolation("type", "is required"),
+        FieldViolation("priority", "must be at most 100"),
+    )
+    assert str(error) == (
+        "INVALID_ARGUMENT: the request is not valid (type: is required; priority: must be at most 100)"
+    )
+
+
+def test_every_detail_is_read() -> None:
+    error = from_status(
+        status(
+            code_pb2.ALREADY_EXISTS,
+            "in use",
+            error_details_pb2.ErrorInfo(
+                reason="REQUEST_ID_REUSED", domain="millrace", metadata={"field": "request_id"}
+            ),
+            error_details_pb2.ResourceInfo(resource_type="job", resource_name="job_1"),
+            error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1, nanos=500_000_000)),
+            error_details_pb2.PreconditionFailure(
+                violations=[
+                    error_details_pb2.PreconditionFailure.Violation(description="the job is COMPLETED")
+                ]
+            ),
+        )
+    )
+    assert isinstance(error, AlreadyExistsError)
+    assert error.reason == "REQUEST_ID_REUSED"
+    assert error.metadata == {"field": "request_id"}
+    assert error.resource == Resource("job", "job_1")
+    assert error.retry_after == timedelta(seconds=1.5)
+    assert error.preconditions == ("the job is COMPLETED",)
+
+
+def test_a_bare_status_has_no_details() -> None:
+    error = from_status(status(code_pb2.NOT_FOUND, "no such job"))
+    assert isinstance(error, NotFoundError)
+    assert (error.violations, error.reason, error.resource, error.retry_after) == ((), "", None, None)
+
+
+@pytest.mark.parametrize("code", [code_pb2.OUT_OF_RANGE, 999])
+def test_a_status_without_a_class_of_its_own_is_still_a_call_error(code: int) -> None:
+    error = from_status(status(code, "odd"))
+    assert type(error) is CallError
+    assert error.message == "odd"
+
+
+def test_a_field_that_the_message_names_already_is_not_repeated() -> None:
+    violation = error_details_pb2.BadRequest.FieldViolation(field="type", description="is required")
+    details = error_details_pb2.BadRequest(field_violations=[violation])
+    error = from_status(status(code_pb2.INVALID_ARGUMENT, "type: is required", details))
+    assert str(error) == "INVALID_ARGUMENT: type: is required"

@@ -1,0 +1,82 @@
+"""The command's JSON has the contract's names and forms: each message is filled in everywhere and compared."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from millrace.files.v1 import file_pb2
+from millrace.jobs.v1 import job_pb2
+from millrace.scheduler.v1 import schedule_pb2
+from millrace.worker.v1 import worker_pb2
+from millrace_client.command.json_form import json_form
+from millrace_client.file import read_file
+from millrace_client.job import read_job, read_job_type
+from millrace_client.schedule import read_schedule
+from millrace_client.worker import read_worker
+
+INTEGERS = {FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64}
+LONG_INTEGERS = {"totalItems", "processedItems", "sizeBytes"}
+
+
+def fill(message: Message) -> Message:
+    """Give every field a value of its own, so that none can be left out or mixed up unseen."""
+    for field in message.DESCRIPTOR.fields:
+        place = field.number
+        if field.full_name == "millrace.scheduler.v1.Schedule.recurrence":
+            message.recurrence.weekly.time_of_day = "09:30"  # type: ignore[attr-defined]
+            message.recurrence.weekly.days.extend([1, 5])  # type: ignore[attr-defined]
+        elif field.message_type is not None:
+            fill_message(getattr(message, field.name), place)
+        elif field.is_repeated:
+            getattr(message, field.name).extend([f"{field.name} a", f"{field.name} b"])
+        else:
+            setattr(message, field.name, scalar(field, place))
+    return message
+
+
+def fill_message(message: Any, place: int) -> None:
+    match message.DESCRIPTOR.full_name:
+        case "google.protobuf.Struct":
+            message.update({"place": place, "nested": {"list": [1, 2.5, None, True]}})
+        case "google.protobuf.Timestamp":
+            message.FromJsonString(f"2026-11-24T09:30:{place:02}.{place:03}Z")
+        case "google.protobuf.Duration":
+            message.FromSeconds(3600 + place)
+        case _:
+            fill(message)
+
+
+def scalar(field: Any, place: int) -> Any:
+    if field.enum_type is not None:
+        return 2
+    if field.type == FieldDescriptor.TYPE_BOOL:
+        return True
+    return place if field.type in INTEGERS else f"{field.name} {place}"
+
+
+@pytest.mark.parametrize(
+    ("message", "read"),
+    [
+        (job_pb2.Job(), read_job),
+        (job_pb2.JobType(), read_job_type),
+        (file_pb2.File(), read_file),
+        (schedule_pb2.Schedule(), read_schedule),
+        (worker_pb2.Worker(), read_worker),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Message) else "",
+)
+def test_every_field_has_its_contract_name_and_form(message: Message, read: Callable[[Any], Any]) -> None:
+    expected = MessageToDict(fill(message))
+    expected.update({name: int(expected[name]) for name in LONG_INTEGERS & expected.keys()})
+    assert json_form(read(message)) == expected
+
+
+def test_what_is_not_set_is_left_out() -> None:
+    form = json_form(read_job(job_pb2.Job(status=job_pb2.JOB_STATUS_PENDING)))
+    assert form["status"] == "JOB_STATUS_PENDING"
+    assert form["progress"] == 0
+    assert {"output", "error", "runAt", "completedAt"}.isdisjoint(form)
