@@ -1,4 +1,4 @@
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -191,18 +191,33 @@ async def test_a_confirmed_lease_cannot_be_settled_until_the_transaction_ends(da
             assert await completing == {claimed.id}
 
 
-async def test_batches_in_opposite_orders_do_not_deadlock(database: Database) -> None:
+@pytest.mark.parametrize(
+    "settle",
+    [
+        complete,
+        confirm,
+        hand_back,
+        settle_cancelled,
+        lambda conn, leases: fail(conn, [Failure(lease.id, lease.fence, SOON) for lease in leases]),
+        lambda conn, leases: cancel(conn, [lease.id for lease in leases]),
+    ],
+    ids=["complete", "confirm", "hand back", "settle cancelled", "fail", "cancel"],
+)
+async def test_batches_in_opposite_orders_do_not_deadlock(
+    database: Database, settle: Callable[[asyncpg.Connection, list[Lease]], Coroutine[Any, Any, Any]]
+) -> None:
     async with database.connection() as conn:
         worker_id = await new_worker(conn)
         low, high = await claimed_entries(conn, worker_id, sample_entry(), sample_entry())
+        await cancel(conn, [low.id, high.id])
     async with database.connection() as first:
         transaction = first.transaction()
         await transaction.start()
         await confirm(first, [low.lease])
         # If it had locked the higher one before it waits for the lower, the next line would be a deadlock.
         async with blocked_by_others(
-            database, lambda conn: complete(conn, [high.lease, low.lease])
-        ) as completing:
+            database, lambda conn: settle(conn, [high.lease, low.lease])
+        ) as settling:
             assert await confirm(first, [high.lease]) == {high.id}
             await transaction.commit()
-            assert await completing == {low.id, high.id}
+            assert set(await settling) == {low.id, high.id}

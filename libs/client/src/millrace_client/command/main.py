@@ -16,6 +16,7 @@ _SERVER_SUMMARIES = {
     "migrate": "Bring the tables of the database up to date.",
     "serve": "Run one service.",
     "up": "Start the whole system on this machine.",
+    "worker": "Run a worker with handlers of your own.",
 }
 
 
