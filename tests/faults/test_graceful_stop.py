@@ -28,7 +28,7 @@ async def test_sigterm_of_each_service_under_load_loses_nothing(
         exit_codes = await asyncio.gather(
             services.worker.terminate(), services.scheduler.terminate(), services.jobs.terminate()
         )
-        assert exit_codes == (0, 0, 0)
+        assert set(exit_codes) == {0}
         async with database.connection() as connection:
             assert await connection.fetchval("SELECT count(*) FROM jobs WHERE status = 'processing'") == 0
             assert await connection.fetchval("SELECT count(*) FROM queue WHERE state = 'running'") == 0

@@ -47,21 +47,32 @@ async def test_an_entry_without_an_attempt_left_is_refused(database: Database) -
 async def test_due_entries_become_ready_in_the_order_of_their_times(database: Database) -> None:
     async with database.connection() as conn:
         worker_id = await new_worker(conn)
-        later, sooner, future = (
-            sample_entry("b", run_at=_in(200)),
-            sample_entry("a", run_at=_in(100)),
-            _in(7200),
+        last, first, second = (
+            sample_entry(type_, run_at=_in(wait)) for type_, wait in (("c", 300), ("a", 100), ("b", 200))
         )
-        await enqueue(conn, [later, sooner, sample_entry("c", run_at=future)])
+        await enqueue(conn, [last, first, second, sample_entry("a", run_at=_in(7200))])
         assert await promote(conn, limit=PLENTY) == []
 
         await conn.execute("UPDATE queue SET run_at = run_at - interval '1 hour'")
 
         assert await promote(conn, limit=1) == ["a"]
-        assert await promote(conn, limit=PLENTY) == ["b"]
+        assert await promote(conn, limit=1) == ["b"]
+        assert await promote(conn, limit=PLENTY) == ["c"]
         assert await promote(conn, limit=PLENTY) == []
-        claimed = await claim(conn, worker_id, {"a": 1, "b": 1, "c": 1}, PLENTY)
-        assert [entry.id for entry in claimed] == [later.id, sooner.id]
+        claimed = await claim(conn, worker_id, {"a": 2, "b": 2, "c": 2}, PLENTY)
+        assert [entry.id for entry in claimed] == [last.id, first.id, second.id]
+
+
+async def test_a_promoter_passes_over_what_another_is_just_promoting(database: Database) -> None:
+    async with database.connection() as conn:
+        await enqueue(conn, [sample_entry(type_, run_at=_in(3600)) for type_ in ("a", "b")])
+        await conn.execute(
+            "UPDATE queue SET run_at = CASE type WHEN 'a' THEN now() - interval '1 h' ELSE now() END"
+        )
+
+    async with database.transaction() as one, database.connection() as other:
+        assert await promote(one, limit=1) == ["a"]
+        assert await promote(other, limit=PLENTY) == ["b"]
 
 
 async def test_two_promoters_share_the_due_entries(database: Database) -> None:

@@ -86,13 +86,14 @@ async def test_sigterm_drains_and_ends_with_0(database_url: str) -> None:
     ]
 
 
-async def test_sigint_does_the_same(database_url: str) -> None:
-    async with toy_process(database_url) as toy:
+async def test_sigint_does_the_same_and_a_misspelt_setting_is_logged(database_url: str) -> None:
+    async with toy_process(database_url, settings={"MILLRACE_JOB_PORT": "1"}) as toy:
         await eventually_health(toy.address, serving=True)
         toy.process.send_signal(signal.SIGINT)
-        exit_code, output, _ = await toy.end(within=10)
+        exit_code, output, errors = await toy.end(within=10)
     assert exit_code == 0
     assert output.endswith("drained duty ended closed")
+    assert json.loads(errors[0])["variable"] == "MILLRACE_JOB_PORT"
 
 
 async def test_sigterm_ends_it_while_the_database_is_away() -> None:
@@ -162,14 +163,6 @@ async def test_a_host_that_others_reach_is_refused_in_one_line(database_url: str
     assert exit_code == CANNOT_START
     (line,) = errors
     assert line.startswith("millrace serve toy: MILLRACE_HOST=0.0.0.0 lets other machines call")
-
-
-async def test_a_misspelt_setting_is_logged(database_url: str) -> None:
-    async with toy_process(database_url, settings={"MILLRACE_JOB_PORT": "1"}) as toy:
-        await eventually_health(toy.address, serving=True)
-        toy.process.send_signal(signal.SIGTERM)
-        _, _, errors = await toy.end(within=10)
-    assert json.loads(errors[0])["variable"] == "MILLRACE_JOB_PORT"
 
 
 async def test_it_stops_when_its_supervisor_is_gone(database_url: str) -> None:

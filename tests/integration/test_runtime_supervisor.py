@@ -55,6 +55,7 @@ async def test_a_process_that_dies_comes_back_at_its_address(database_url: str) 
     async with _started(_toy(database_url)) as toy:
         await toy.wait_until_serving()
         address, first = toy.address, _process()
+        assert os.getpgid(first.pid) == first.pid  # Ctrl-C in a terminal does not reach it
         keeping = asyncio.create_task(toy.keep_alive())
         first.kill()
         await _until(lambda: not psutil.pid_exists(first.pid))
@@ -63,12 +64,6 @@ async def test_a_process_that_dies_comes_back_at_its_address(database_url: str) 
         assert toy.address == address
         keeping.cancel()
     assert _processes() == []
-
-
-async def test_it_is_in_a_process_group_of_its_own(database_url: str) -> None:
-    async with _started(_toy(database_url)):
-        process = _process()
-        assert os.getpgid(process.pid) == process.pid
 
 
 async def test_a_process_that_cannot_start_is_an_error(database_url: str) -> None:

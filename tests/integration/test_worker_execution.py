@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from structlog.contextvars import get_contextvars
 
 from millrace_database.database import Database
-from millrace_worker import Backoff, JobContext, JobError, Registry, SyncJobContext
+from millrace_worker import Backoff, JobContext, JobError, Registry, SyncJobContext, claim_loop
 from support.worker_runs import create, fetch, finished, job_with, output, read, worker
 
 QUICK = Backoff(base=timedelta(milliseconds=50), jitter=0)
@@ -439,3 +439,23 @@ async def test_the_worker_publishes_its_types_and_itself(
     details = orjson.loads(row["details"])
     assert (details["address"], details["types"], details["slots"]) == (service.address, ["orders:known"], 30)
     assert await read(database, job_id)
+
+
+async def test_a_busy_type_is_claimed_again_whatever_idle_types_there_are(
+    database: Database, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim_loop, "POLL_SECONDS", 3600)
+
+    @registry.job_handler("orders:ship", concurrency=1)
+    async def ship(context: JobContext[Order]) -> None:
+        await asyncio.sleep(0.15)  # longer than claims go ahead
+
+    @registry.job_handler("orders:bill", concurrency=1)
+    async def bill(context: JobContext[Order]) -> None:
+        pass
+
+    async with worker(database, registry, tmp_path):
+        job_ids = await create(database, "orders:ship", [{"number": number} for number in range(1, 6)])
+        jobs = [await finished(database, job_id) for job_id in job_ids]
+
+    assert {job.status for job in jobs} == {"completed"}

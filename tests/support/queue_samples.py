@@ -11,11 +11,13 @@ import asyncpg
 
 from millrace_database.database import Database
 from millrace_database.ids import new_id
-from millrace_database.job_lifecycle import ClaimedJob, NewJob, claim_jobs, create_jobs
+from millrace_database.job_lifecycle import ClaimedJob, JobFailure, NewJob, claim_jobs, create_jobs
+from millrace_database.jobs_repository import JobRecord, get_job
 from millrace_queue import Claim, NewEntry, claim, enqueue, register_worker
 
 LEASE = timedelta(seconds=12)
 PLENTY = 1000
+SOON = timedelta(minutes=5)
 
 _T = TypeVar("_T")
 
@@ -65,6 +67,27 @@ async def claimed_jobs(
 ) -> list[ClaimedJob]:
     async with database.transaction() as conn:
         return await claim_jobs(conn, worker_id, {type_: PLENTY}, PLENTY)
+
+
+async def running_job(database: Database, job: NewJob | None = None) -> ClaimedJob:
+    """A job that a worker of its own runs."""
+    await created_jobs(database, job or sample_job())
+    async with database.connection() as conn:
+        worker_id = await new_worker(conn)
+    (claimed,) = await claimed_jobs(database, worker_id)
+    return claimed
+
+
+async def job_record(database: Database, job_id: UUID) -> JobRecord:
+    async with database.connection() as conn:
+        assert await disagreements(conn) == []
+        job = await get_job(conn, None, job_id)
+    assert job is not None
+    return job
+
+
+def sample_failure(claimed: ClaimedJob, retry_delay: timedelta | None) -> JobFailure:
+    return JobFailure(claimed.lease, retry_delay, "DISK_FULL", "No space left", retryable=True)
 
 
 async def lose_heartbeat(conn: asyncpg.Connection, worker_id: UUID) -> None:

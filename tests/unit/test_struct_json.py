@@ -15,7 +15,6 @@ from millrace_runtime.struct_json import (
     dict_to_struct,
     json_to_struct,
     struct_to_dict,
-    struct_to_json,
     timestamp_to_datetime,
 )
 
@@ -37,7 +36,6 @@ OBJECTS = st.dictionaries(
 def test_what_goes_in_comes_out(value: dict[str, Any]) -> None:
     struct = dict_to_struct(value)
     assert struct_to_dict(struct) == value
-    assert json.loads(struct_to_json(struct)) == value
     assert json_to_struct(json.dumps(value)) == struct
 
 
@@ -60,14 +58,14 @@ def test_it_agrees_with_protobuf(value: dict[str, Any]) -> None:
     ],
 )
 def test_whole_numbers_are_written_as_integers(number: float, text: str) -> None:
-    assert struct_to_json(dict_to_struct({"n": number})) == f'{{"n":{text}}}'
+    assert json.dumps(struct_to_dict(dict_to_struct({"n": number}))) == f'{{"n": {text}}}'
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_what_json_cannot_express_is_refused(number: float) -> None:
     struct = dict_to_struct({"deep": [{"n": number}]})
     with pytest.raises(ValueError, match="NaN or an infinity"):
-        struct_to_json(struct)
+        struct_to_dict(struct)
 
 
 @pytest.mark.parametrize("text", ["[]", "1", "null", "{", "", '{"a": NaN}'])

@@ -26,7 +26,7 @@ from millrace_database.job_changes import (
     Retry,
 )
 from millrace_database.tables import FINAL_STATUSES
-from millrace_queue import Claim, Failure, HandBack, Lease, NewEntry, Rescue, Rescued, Settled
+from millrace_queue import Claim, ClaimCursor, Failure, HandBack, Lease, NewEntry, Rescue, Rescued, Settled
 
 __all__ = [
     "WORKER_LOST",
@@ -86,13 +86,18 @@ async def create_jobs(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[
 
 
 async def claim_jobs(
-    conn: asyncpg.Connection, worker_id: UUID, capacity: Mapping[str, int], limit: int
+    conn: asyncpg.Connection,
+    worker_id: UUID,
+    capacity: Mapping[str, int],
+    limit: int,
+    *,
+    cursor: ClaimCursor | None = None,
 ) -> list[ClaimedJob]:
     """Claim jobs for a registered worker, as `millrace_queue.claim` does, and mark them as processing.
 
     Progress and the error of the attempt before are cleared.
     """
-    claims = await millrace_queue.claim(conn, worker_id, capacity, limit)
+    claims = await millrace_queue.claim(conn, worker_id, capacity, limit, cursor=cursor)
     if not claims:
         return []
     ids = [claim.id for claim in claims]

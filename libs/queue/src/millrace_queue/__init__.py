@@ -3,6 +3,7 @@
 Every operation takes the caller's connection and runs in the caller's transaction. Times are the database's.
 """
 
+from millrace_queue.claiming import ClaimCursor, claim
 from millrace_queue.entries import (
     CancelOutcome,
     Claim,
@@ -18,7 +19,7 @@ from millrace_queue.entries import (
     Rescued,
     Settled,
 )
-from millrace_queue.leases import claim, complete, confirm, fail, hand_back, settle_cancelled
+from millrace_queue.leases import complete, confirm, fail, hand_back, settle_cancelled
 from millrace_queue.notifications import CHANNEL_READY, Listener, Notifier
 from millrace_queue.waiting import cancel, enqueue, promote, seconds_until_due
 from millrace_queue.workers import heartbeat, held_leases, register_worker, rescue, unregister_worker
@@ -27,6 +28,7 @@ __all__ = [
     "CHANNEL_READY",
     "CancelOutcome",
     "Claim",
+    "ClaimCursor",
     "Connection",
     "FailOutcome",
     "Failure",

@@ -22,7 +22,7 @@ class NewEntry:
         type: which handler runs it, such as "reports:generate".
         tenant: to whom it belongs; the queue does not interpret it.
         max_attempts: how many attempts it may use in all, more than `attempt`.
-        priority: higher is served first, -32768 to 32767.
+        priority: higher is served first, -1000 to 1000.
         run_at: not served before; None: at once.
         attempt: attempts already used.
 

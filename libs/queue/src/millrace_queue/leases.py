@@ -1,37 +1,10 @@
-"""What a worker does: claim entries, and settle or hand back what it has claimed."""
+"""What a worker does with the entries it has claimed: settle them or hand them back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from uuid import UUID
 
 from millrace_queue import statements
-from millrace_queue.entries import Claim, Connection, FailOutcome, Failure, HandBack, Lease, Settled
-
-
-async def claim(conn: Connection, worker_id: UUID, capacity: Mapping[str, int], limit: int) -> list[Claim]:
-    """Claim ready entries for a registered worker: highest priority first, then lowest id.
-
-    Each claim uses an attempt. Entries that another claim is just taking are passed over, so an answer may be
-    short although entries are left; the worker asks again. A worker that is not registered gets nothing.
-
-    Args:
-        conn: an open connection; the claims hold once its transaction commits.
-        worker_id: who claims.
-        capacity: how many more entries the worker takes of each type.
-        limit: how many it takes in all.
-
-    Returns:
-        At most `limit` claims, in the order in which they are to be served.
-
-    """
-    free = {type_: min(places, limit) for type_, places in capacity.items() if places > 0}
-    if not free or limit <= 0:
-        return []
-    rows = await conn.fetch(statements.CLAIM, worker_id, list(free), list(free.values()), limit)
-    rows.sort(key=lambda row: (-row["priority"], row["id"]))
-    return [
-        Claim(row["id"], row["type"], row["tenant"], row["attempt"], row["max_attempts"], row["fence"])
-        for row in rows
-    ]
+from millrace_queue.entries import Connection, FailOutcome, Failure, HandBack, Lease, Settled
 
 
 async def confirm(conn: Connection, leases: Sequence[Lease]) -> set[UUID]:

@@ -22,6 +22,7 @@ CREATE TABLE queue (
     CONSTRAINT queue_worker_when_running CHECK ((state = 'running') = (worker_id IS NOT NULL)),
     CONSTRAINT queue_fence_when_running CHECK ((state = 'running') = (fence IS NOT NULL)),
     CONSTRAINT queue_cancel_only_running CHECK (state = 'running' OR NOT cancel_requested),
+    CONSTRAINT queue_priority CHECK (priority BETWEEN -1000 AND 1000),
     CONSTRAINT queue_attempt_range CHECK (attempt BETWEEN 0 AND max_attempts),
     CONSTRAINT queue_attempt_counted CHECK (state <> 'running' OR attempt >= 1),
     CONSTRAINT queue_attempt_left CHECK (state = 'running' OR attempt < max_attempts)
@@ -56,7 +57,8 @@ CREATE TABLE queue_workers (
 VERSION_1: tuple[str, ...] = (
     "CREATE SEQUENCE queue_fence AS bigint",
     _QUEUE,
-    "CREATE INDEX queue_ready ON queue (type, priority DESC, id) WHERE state = 'ready'",
+    # Both keys ascending, so that a claim can begin at any place of the order with one index probe.
+    "CREATE INDEX queue_ready ON queue (type, (-priority), id) WHERE state = 'ready'",
     "CREATE INDEX queue_due ON queue (run_at) WHERE state = 'scheduled'",
     "CREATE INDEX queue_held ON queue (worker_id) WHERE state = 'running'",
     _WORKERS,

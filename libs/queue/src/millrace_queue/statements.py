@@ -18,36 +18,39 @@ FROM unnest($1::uuid[], $2::text[], $3::text[], $4::integer[], $5::smallint[], $
     AS entry (id, type, tenant, max_attempts, priority, attempt, run_at)
 """
 
-# $1 the worker, $2 types, $3 the capacity of each, $4 the limit over all of them.
+# $1 the worker, $2 types, $3 the capacity of each, $4 the limit over all of them, $5 and $6 where the search begins in
+# the order of each type.
 #
 # `best` finds, without locking, how many of the first $4 entries over all types are of which type; `picked` then
 # locks so many of each. Locking the candidates of all types and keeping $4 of them would hide the others from
 # every other worker that claims at this moment.
 CLAIM = """
 WITH wanted AS MATERIALIZED (
-    SELECT type, capacity
-    FROM unnest($2::text[], $3::integer[]) AS wanted (type, capacity)
+    SELECT type, capacity, rank, id
+    FROM unnest($2::text[], $3::integer[], $5::integer[], $6::uuid[]) AS wanted (type, capacity, rank, id)
     WHERE EXISTS (SELECT FROM queue_workers WHERE worker_id = $1::uuid)
 ), best AS MATERIALIZED (
-    SELECT wanted.type
+    SELECT wanted.type, wanted.rank, wanted.id
     FROM wanted CROSS JOIN LATERAL (
-        SELECT queue.priority, queue.id
+        SELECT -queue.priority AS rank, queue.id
         FROM queue
         WHERE queue.state = 'ready' AND queue.type = wanted.type
-        ORDER BY queue.priority DESC, queue.id
+            AND (-queue.priority, queue.id) > (wanted.rank, wanted.id)
+        ORDER BY -queue.priority, queue.id
         LIMIT wanted.capacity
     ) AS entry
-    ORDER BY entry.priority DESC, entry.id
+    ORDER BY entry.rank, entry.id
     LIMIT $4::integer
 ), share AS MATERIALIZED (
-    SELECT type, count(*) AS places FROM best GROUP BY type
+    SELECT type, rank, id, count(*) AS places FROM best GROUP BY type, rank, id
 ), picked AS MATERIALIZED (
     SELECT entry.id
     FROM share CROSS JOIN LATERAL (
         SELECT queue.id
         FROM queue
         WHERE queue.state = 'ready' AND queue.type = share.type
-        ORDER BY queue.priority DESC, queue.id
+            AND (-queue.priority, queue.id) > (share.rank, share.id)
+        ORDER BY -queue.priority, queue.id
         LIMIT share.places
         FOR UPDATE SKIP LOCKED
     ) AS entry
@@ -55,7 +58,7 @@ WITH wanted AS MATERIALIZED (
 UPDATE queue
 SET state = 'running', attempt = attempt + 1, fence = nextval('queue_fence'), worker_id = $1::uuid
 WHERE id = ANY (ARRAY(SELECT picked.id FROM picked))
-RETURNING id, type, tenant, attempt, max_attempts, fence, priority
+RETURNING id, type, tenant, attempt, max_attempts, fence, -priority AS rank
 """
 
 CONFIRM = """

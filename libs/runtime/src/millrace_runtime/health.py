@@ -1,7 +1,9 @@
 import asyncio
 from collections.abc import Iterable
+from contextlib import aclosing
 from typing import Any
 
+import asyncpg
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -14,7 +16,7 @@ _WHOLE_SERVER = ""
 
 _PING_SECONDS = 1.0
 _PING_TIMEOUT_SECONDS = 2.0
-# A pool that is merely busy may be late with an answer once; twice in a row counts as an outage.
+# A busy machine may be late with an answer once; twice in a row counts as an outage.
 _TOLERATED_LATE_PINGS = 1
 
 _log = structlog.get_logger()
@@ -30,6 +32,7 @@ class ServiceHealth:
         self._servicer = _HealthServicer()
         self._names: tuple[str, ...] = (_WHOLE_SERVER,)
         self.is_serving = False
+        self.database_answers = True
 
     async def add_to(self, server: grpc.aio.Server) -> None:
         """Serve the health protocol on `server`."""
@@ -70,26 +73,45 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]
 
 async def follow_database(database: Database, state: ServiceHealth) -> None:
     """Keep `state` as the database is: NOT_SERVING while it does not answer. Never ends by itself."""
-    late = 0
-    while True:
-        error = await _ping(database)
-        late = late + 1 if isinstance(error, TimeoutError) else 0
-        if not 0 < late <= _TOLERATED_LATE_PINGS:
-            await _report(error, state)
-        await asyncio.sleep(_PING_SECONDS)
+    async with aclosing(_Probe(database)) as probe:
+        late = 0
+        while True:
+            error = await probe.ping()
+            late = late + 1 if isinstance(error, TimeoutError) else 0
+            if not 0 < late <= _TOLERATED_LATE_PINGS:
+                await _report(error, state)
+            await asyncio.sleep(_PING_SECONDS)
 
 
-async def _ping(database: Database) -> Exception | None:
-    try:
-        async with asyncio.timeout(_PING_TIMEOUT_SECONDS):
-            await database.ping()
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with the database, the service waits for it
-        return error
-    return None
+class _Probe:
+    """A connection for pings alone: one of the pool's may be late because the service is busy."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: asyncpg.Connection | None = None
+
+    async def ping(self) -> Exception | None:
+        """Return why the database does not answer, None when it does."""
+        try:
+            async with asyncio.timeout(_PING_TIMEOUT_SECONDS):
+                if self._connection is None:
+                    self._connection = await self._database.direct_connection()
+                await self._connection.fetchval("SELECT 1")
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the database, the service waits for it
+            await self.aclose()
+            return error
+        return None
+
+    async def aclose(self) -> None:
+        """Drop the connection."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
 
 
 async def _report(error: Exception | None, state: ServiceHealth) -> None:
-    if (error is None) == state.is_serving:
+    state.database_answers = error is None
+    if state.database_answers == state.is_serving:
         return
     if error is None:
         _log.info("database found again")

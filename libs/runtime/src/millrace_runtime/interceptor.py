@@ -29,7 +29,7 @@ _LOGGED_FIELDS = ("org_id", "job_id")
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """The layer around every call: says who calls, turns exceptions into statuses, and writes one log line.
 
-    Until `is_open` says yes, all calls but health checks are answered with UNAVAILABLE.
+    While `is_open` says no, all calls but health checks are answered with UNAVAILABLE.
     """
 
     def __init__(self, is_open: Callable[[], bool]) -> None:
@@ -54,7 +54,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return wrapped
 
 
-def api_error(error: BaseException) -> ApiError | None:
+def _api_error(error: BaseException) -> ApiError | None:
     """Return `error` as a caller may see it; None when it is unexpected and the caller must not see it."""
     error = sole_error(error)
     if isinstance(error, ApiError):
@@ -96,7 +96,7 @@ class _Call:
             await self._fail(error)
 
     async def _fail(self, error: Exception) -> None:
-        shown = api_error(error)
+        shown = _api_error(error)
         if shown is None:
             shown = InternalError()
             _log.error("call failed", method=self._method[1:], exc_info=error)

@@ -152,7 +152,7 @@ class RunningService:
     async def _live(self) -> None:
         check_binding(self._settings)
         services = LateServices()
-        server = make_server(self._settings, services, [CallInterceptor(self._open.is_set)])
+        server = make_server(self._settings, services, [CallInterceptor(self._lets_calls_in)])
         await self._health.add_to(server)
         self._port = bind(server, self._settings.host, self._definition.port(self._settings))
         async with AsyncExitStack() as closing:
@@ -166,6 +166,10 @@ class RunningService:
             # Calls end before what they use is closed.
             closing.push_async_callback(server.stop, None)
             await self._serve(component, server)
+
+    def _lets_calls_in(self) -> bool:
+        # During an outage each call would hold a connection until its statement times out.
+        return self._open.is_set() and self._health.database_answers
 
     async def _opened_component(self, closing: AsyncExitStack) -> Component:
         await wait_for_schema(self._database)

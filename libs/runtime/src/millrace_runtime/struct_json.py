@@ -24,11 +24,6 @@ def struct_to_dict(struct: Struct) -> dict[str, Any]:
     return {key: _read(value) for key, value in struct.fields.items()}
 
 
-def struct_to_json(struct: Struct) -> str:
-    """Return a Struct as JSON text. Raises ValueError when it holds NaN or an infinity."""
-    return orjson.dumps(struct_to_dict(struct)).decode()
-
-
 def dict_to_struct(mapping: Mapping[str, Any]) -> Struct:
     """Return a Struct that holds `mapping`, which is made of what JSON is made of.
 

@@ -36,8 +36,8 @@ class ClaimLoop:
         self._stirred = asyncio.Event()
         self._ended = asyncio.Event()
         self._is_closed = False
-        self._is_hinted = False
-        self._may_be_more = True
+        # The types of which there may be jobs: all of them after a hint; of one that has no room it stays open.
+        self._may_wait = set(lanes.types)
         self._next_poll = 0.0
         self._outage = Outage("claim jobs")
         self.pending_since: float | None = None
@@ -45,7 +45,7 @@ class ClaimLoop:
 
     def hint(self) -> None:
         """Look for jobs now."""
-        self._is_hinted = True
+        self._may_wait.update(self._lanes.types)
         self._stirred.set()
 
     def stir(self) -> None:
@@ -76,23 +76,28 @@ class ClaimLoop:
         """Claim if there is room and reason; return whether the database was asked."""
         worker_id = self._claimant()
         capacity, limit = self._lanes.wanted()
-        is_due = self._may_be_more or self._is_hinted or time.monotonic() >= self._next_poll
-        if worker_id is None or limit == 0 or not is_due:
+        if time.monotonic() >= self._next_poll:
+            self._may_wait.update(self._lanes.types)
+        if worker_id is None or limit == 0 or self._may_wait.isdisjoint(capacity):
             return False
-        self._is_hinted = False
+        # Before the claim, so that a hint that comes while it runs counts.
+        self._may_wait.difference_update(capacity)
         self._next_poll = time.monotonic() + POLL_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
         self.pending_since = time.monotonic()
         try:
             async with self._database.transaction() as connection:
                 jobs = await job_lifecycle.claim_jobs(connection, worker_id, capacity, limit)
         except DATABASE_ERRORS as error:
+            self._may_wait.update(capacity)
             await self._outage.wait(error)
             return True
         finally:
             self.pending_since = None
         self._outage.is_over()
         found = Counter(job.claim.type for job in jobs)
-        self._may_be_more = len(jobs) >= limit or any(found[type_] >= capacity[type_] for type_ in found)
+        self._may_wait.update(
+            type_ for type_, places in capacity.items() if len(jobs) >= limit or found[type_] >= places
+        )
         if jobs:
             self._runner.accept(jobs, worker_id)
             self._claimed()

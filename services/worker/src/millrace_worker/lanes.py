@@ -64,6 +64,7 @@ class Lanes:
 
     def __init__(self, handlers: Iterable[Handler], slots: int) -> None:
         self._lanes = {handler.type: Lane(handler) for handler in handlers}
+        self.types = frozenset(self._lanes)
         self._slots = slots
         self._ended = RecentCount()
         # Lanes with waiting jobs, the one whose turn is next at the front.
