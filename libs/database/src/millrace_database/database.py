@@ -120,6 +120,8 @@ class Database:
         if version.major < OLDEST_SERVER:
             await connection.close()
             raise UnsupportedServerError(version.major)
+        # A plan made while the tables were small reads them whole later. Not a startup parameter: poolers refuse those.
+        await connection.execute("SET plan_cache_mode = force_custom_plan")
         return connection
 
     @asynccontextmanager
