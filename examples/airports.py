@@ -59,7 +59,7 @@ async def run_job(client: Millrace, job_type: str, job_input: dict[str, Any]) ->
     job = await client.jobs.create(job_type, job_input)
     with Progress(
         TextColumn("{task.fields[name]:<18}"),
-        BarColumn(),
+        BarColumn(bar_width=16),
         TaskProgressColumn(),
         TextColumn("{task.description}"),
         console=console,

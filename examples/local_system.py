@@ -44,7 +44,7 @@ async def running_system(data_dir: Path) -> AsyncIterator[LocalSystem]:
     """
     await asyncio.to_thread(data_dir.mkdir, parents=True, exist_ok=True)
     log_path = data_dir / "millrace.log"
-    with log_path.open("wb") as log, _cancelled_by(signal.SIGTERM, signal.SIGHUP):
+    with log_path.open("ab") as log, _cancelled_by(signal.SIGTERM, signal.SIGHUP):
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

@@ -10,6 +10,8 @@ from millrace_client import Millrace, NewJob
 from millrace_database.database import Database
 from support.processes import Stack, stack
 
+# Long enough for everything that the last job set off to be over.
+_IDLE_SECONDS = 0.15
 _SETTINGS = {
     "MILLRACE_HANDLERS": "bench.noop",
     "MILLRACE_WORKER_SLOTS": "2000",
@@ -76,5 +78,6 @@ async def pick_up_seconds(client: Millrace, running: Stack, jobs: int) -> list[f
         done = await client.jobs.wait(job.job_id)
         assert done.output is not None
         seconds.append(done.output["entered_at"] - sent_at)
+        await asyncio.sleep(_IDLE_SECONDS)
     await running.worker.terminate()
     return sorted(seconds)

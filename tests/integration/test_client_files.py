@@ -205,6 +205,13 @@ async def test_a_download_that_fails_leaves_what_was_there(
     assert list(tmp_path.iterdir()) == [path]
 
 
+async def test_the_longest_name_that_a_file_may_have_can_be_downloaded(tmp_path: Path) -> None:
+    name = "n" * 255
+    async with client_of(Files(CONTENT, file=described(CONTENT, name=name))) as client:
+        await client.files.download("file_1", tmp_path)
+    assert (tmp_path / name).read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize("name", ["../escaped", "/etc/escaped", "..", ""])
 async def test_a_name_never_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "downloads"

@@ -149,6 +149,16 @@ async def test_two_creates_have_request_ids_of_their_own() -> None:
     assert jobs.requests[0].request_id != jobs.requests[1].request_id
 
 
+async def test_an_empty_request_id_counts_as_none_since_the_call_may_be_repeated() -> None:
+    jobs = ScriptedJobs(UNAVAILABLE, created(), messages.BatchCreateJobsResponse())
+    async with client_of(jobs) as client:
+        await client.jobs.create("reports:generate", request_id="")
+        await client.jobs.create_many([NewJob("reports:generate", request_id="")])
+    first, second, batch = jobs.requests
+    assert first.request_id == second.request_id != ""
+    assert batch.requests[0].request_id not in ("", first.request_id)
+
+
 async def test_a_retry_of_a_job_is_never_repeated() -> None:
     jobs = ScriptedJobs(UNAVAILABLE, messages.RetryJobResponse(job=job()))
     async with client_of(jobs) as client:
@@ -270,6 +280,16 @@ async def test_a_watch_outlives_a_restart_of_the_server() -> None:
             await first_life.aclose()
             async with serving(ScriptedJobs([job(COMPLETED)]), port=int(address.rpartition(":")[2])):
                 assert [seen.status async for seen in watch] == [JobStatus.COMPLETED]
+
+
+async def test_a_watch_that_was_silent_for_longer_than_its_patience_is_made_anew_when_it_breaks() -> None:
+    silence = asyncio.Event()
+    jobs = ScriptedJobs([job(PROCESSING), silence, UNAVAILABLE], [job(COMPLETED)])
+    async with client_of(jobs) as client:
+        watch = client.jobs.watch("job_1", patience=0.3)
+        assert (await anext(watch)).status is JobStatus.PROCESSING
+        asyncio.get_running_loop().call_later(0.6, silence.set)
+        assert [seen.status async for seen in watch] == [JobStatus.COMPLETED]
 
 
 async def test_a_watch_gives_up_when_nobody_answers_for_long() -> None:

@@ -277,3 +277,24 @@ def _server_processes(data_dir: Path) -> list[int]:
 def _signal(processes: list[int], number: signal.Signals) -> None:
     for process in processes:
         os.kill(process, number)
+
+
+async def test_a_connection_is_not_left_open_when_its_making_is_cancelled(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[asyncpg.Connection] = []
+    waits = asyncio.Event()
+
+    async def wait(connection: asyncpg.Connection, *_: object) -> None:
+        made.append(connection)
+        waits.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncpg.Connection, "execute", wait)
+    making = asyncio.create_task(database.direct_connection())
+    await waits.wait()
+    making.cancel()
+    await asyncio.wait([making])
+
+    assert making.cancelled()
+    assert [connection.is_closed() for connection in made] == [True]

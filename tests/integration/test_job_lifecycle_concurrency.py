@@ -69,7 +69,9 @@ class _Client:
         await job_lifecycle.cancelled_jobs(conn, self.some_leases())
 
     async def report(self, conn: asyncpg.Connection) -> None:
-        await job_lifecycle.report_progress(conn, [ProgressReport(lease, 50) for lease in self.some_leases()])
+        reports = [ProgressReport(lease, 50) for lease in self.some_leases()]
+        report = chance.choice((job_lifecycle.report_progress, job_lifecycle.report_progress_where_free))
+        await report(conn, reports)
 
     async def cancel(self, conn: asyncpg.Connection) -> None:
         await job_lifecycle.cancel_job(conn, "acme", chance.choice(self.jobs))

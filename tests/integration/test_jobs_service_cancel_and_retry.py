@@ -31,6 +31,7 @@ from support.jobs_api import (
     start_worker,
     status_of,
 )
+from support.processes import set_dead_proxy
 
 CANCELLED = job_pb2.JOB_STATUS_CANCELLED
 CANCELLING = job_pb2.JOB_STATUS_CANCELLING
@@ -156,6 +157,17 @@ async def test_the_worker_that_runs_the_job_is_told_at_once(api: JobsApi, databa
             await claim(database, worker_id)
             await _cancel(api, created.job_id)
             assert await worker.told.get() == ("acme", created.job_id)
+
+
+async def test_a_worker_is_told_past_the_proxy_of_the_environment(
+    api: JobsApi, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_dead_proxy(monkeypatch)
+    async with _serving_worker() as (address, worker), asyncio.timeout(10):
+        created = await api.create()
+        await claim(database, await start_worker(database, address))
+        await _cancel(api, created.job_id)
+        assert await worker.told.get() == ("acme", created.job_id)
 
 
 async def test_more_workers_than_kept_channels_are_all_told(

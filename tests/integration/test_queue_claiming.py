@@ -207,6 +207,21 @@ async def test_types_with_places_left_are_found_although_the_cursor_has_moved(da
         assert [entry.id for entry in found] == [*(entry.id for entry in entries["b"][:2]), again.id]
 
 
+async def test_a_type_that_has_nothing_does_not_keep_the_cursor_of_another_at_the_beginning(
+    database: Database,
+) -> None:
+    async with database.connection() as conn:
+        worker_id, cursor = await new_worker(conn), ClaimCursor()
+        first, *others = [sample_entry("a") for _ in range(4)]
+        await enqueue(conn, [first, *others])
+        (claimed,) = await claim(conn, worker_id, {"a": 1, "idle": 5}, 10, cursor=cursor)
+        await hand_back(conn, [claimed.lease])
+
+        found = await claim(conn, worker_id, {"a": 2, "idle": 5}, 10, cursor=cursor)
+
+        assert [entry.id for entry in found] == [entry.id for entry in others[:2]]
+
+
 async def test_a_long_transaction_elsewhere_does_not_slow_claims_with_a_cursor(database: Database) -> None:
     """What it keeps in the index lies before the cursor, and is not read again and again."""
     async with database.connection() as old, database.connection() as conn:

@@ -185,6 +185,32 @@ async def test_a_hint_is_dropped_while_the_database_is_away(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
+async def test_a_hint_is_dropped_while_the_server_has_no_room_for_it(database: Database) -> None:
+    inbox, dropped = _Inbox(), asyncio.Event()
+
+    @asynccontextmanager
+    async def connection() -> AsyncIterator[asyncpg.Connection]:
+        async with database.connection() as conn:
+            if not dropped.is_set():
+                dropped.set()
+                # As Postgres does when its queue of notifications is full.
+                await conn.execute(
+                    """DO $$ BEGIN RAISE EXCEPTION 'too many notifications' USING ERRCODE = '54000'; END $$"""
+                )
+            yield conn
+
+    notifier = Notifier(connection, CHANNEL_READY, is_unavailable=is_unavailable)
+    notifier.notify(["dropped"])
+    async with _running(_listener(database, inbox)):
+        await inbox.connected()
+        async with _running(notifier):
+            await dropped.wait()
+            await asyncio.sleep(0.02)
+            notifier.notify(["sent"])
+
+            assert await inbox.next() == "sent"
+
+
 async def test_other_errors_end_the_notifier(database: Database) -> None:
     notifier = Notifier(database.connection, "", is_unavailable=is_unavailable)
     notifier.notify()

@@ -230,3 +230,22 @@ async def test_a_call_that_its_caller_gave_up_is_cancelled(served: Served) -> No
         await left.wait()
     served.toy.get_file = None
     assert (await served.files.GetFile(GET)).file.org_id == "acme"
+
+
+class _Endless(Toy):
+    """Downloads that never end by themselves."""
+
+    async def DownloadFile(self, *_: Any) -> AsyncIterator[Any]:  # noqa: N802 - the name of the contract
+        while True:
+            yield files_service_pb2.DownloadFileResponse(chunk=b"x" * 100_000)
+
+
+async def test_a_server_outlives_callers_that_leave_while_an_answer_is_sent(database: Database) -> None:
+    async with running(_Endless().definition, Settings(jobs_port=0), database) as service:
+        for _ in range(20):
+            async with grpc.aio.insecure_channel(service.address) as channel:
+                files = files_service_pb2_grpc.FilesServiceStub(channel)
+                await anext(aiter(files.DownloadFile(files_service_pb2.DownloadFileRequest())))
+        async with grpc.aio.insecure_channel(service.address) as channel:
+            answer = await files_service_pb2_grpc.FilesServiceStub(channel).GetFile(GET)
+    assert answer.file.org_id == "acme"

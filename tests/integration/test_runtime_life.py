@@ -26,6 +26,7 @@ from support.toy_service import SERVICE, Toy
 SETTINGS = Settings(jobs_port=0)
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING = health_pb2.HealthCheckResponse.SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Caller:
@@ -39,6 +40,10 @@ class Caller:
         answer = await self._health.Check(health_pb2.HealthCheckRequest(service=service))
         status: int = answer.status
         return status
+
+    async def watch_health(self, service: str) -> AsyncIterator[int]:
+        async for answer in self._health.Watch(health_pb2.HealthCheckRequest(service=service)):
+            yield answer.status
 
     async def until_health(self, status: int) -> None:
         """Wait until the health of the service and of the whole server is `status`."""
@@ -196,6 +201,20 @@ async def test_while_it_drains_it_is_unhealthy_and_ends_the_calls_it_has(databas
         assert await answer == "acme"
         await service.wait_until_ended()
     assert toy.events[2:] == ["drained", "duty ended", "closed"]
+
+
+async def test_who_watches_its_health_is_told_and_does_not_hold_up_its_end(database: Database) -> None:
+    async with running(Toy().definition, SETTINGS, database) as service, calling(service) as caller:
+        watches = [caller.watch_health(name) for name in ("", SERVICE, "nothing.of.this.Name")]
+        assert [await anext(watch) for watch in watches] == [SERVING, SERVING, SERVICE_UNKNOWN]
+        async with asyncio.timeout(3):
+            service.request_stop()
+            assert [[status async for status in watch] for watch in watches] == [
+                [NOT_SERVING],
+                [NOT_SERVING],
+                [],
+            ]
+            await service.wait_until_ended()
 
 
 async def test_a_drain_and_a_call_that_do_not_end_are_cut_off(database: Database) -> None:

@@ -13,7 +13,7 @@ from millrace_database.connection_url import with_database
 from millrace_runtime import supervisor
 from millrace_runtime.supervisor import SupervisedProcess, SupervisionError
 from support import toy_service
-from support.processes import eventually_health
+from support.processes import eventually_health, set_dead_proxy
 
 
 def _toy(database_url: str, *arguments: str, port: int = 0) -> SupervisedProcess:
@@ -64,6 +64,15 @@ async def test_a_process_that_dies_comes_back_at_its_address(database_url: str) 
         assert toy.address == address
         keeping.cancel()
     assert _processes() == []
+
+
+async def test_a_process_is_asked_past_the_proxy_of_the_environment(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_dead_proxy(monkeypatch)
+    async with _started(_toy(database_url)) as toy:
+        monkeypatch.setattr(supervisor, "_START_SECONDS", 10)
+        await toy.wait_until_serving()
 
 
 async def test_a_process_that_cannot_start_is_an_error(database_url: str) -> None:

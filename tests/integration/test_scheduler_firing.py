@@ -20,9 +20,10 @@ from millrace_runtime.settings import Settings
 from millrace_runtime.struct_json import dict_to_struct
 from millrace_scheduler.firing import Firing
 from millrace_scheduler.jobs_client import open_jobs_client
+from millrace_scheduler.service import definition as scheduler_definition
 from support.database_proxy import proxied
 from support.jobs_api import ANY_TYPE, TYPE, eventually, publish, serving
-from support.processes import free_port
+from support.processes import free_port, set_dead_proxy
 from support.scheduler_api import (
     RecordingJobs,
     SchedulerApi,
@@ -370,3 +371,18 @@ async def _stored(database: Database, schedule_id: UUID) -> dict[str, Any]:
 async def _execute(database: Database, statement: str, *values: object) -> None:
     async with database.connection() as connection:
         await connection.execute(statement, *values)
+
+
+async def test_the_jobs_service_is_called_past_the_proxy_of_the_environment(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule_id = await store_due_schedule(database)
+    async with recording_jobs() as jobs:
+        jobs.may_answer.set()
+        set_dead_proxy(monkeypatch)
+        async with running(
+            scheduler_definition, Settings(scheduler_port=0, jobs_address=jobs.address), database
+        ):
+            async with asyncio.timeout(8):
+                await jobs.asked.wait()
+    assert [request.schedule_id for request in jobs.requests] == [format_id("schedule", schedule_id)]

@@ -10,7 +10,7 @@ import pytest
 from google.rpc import error_details_pb2
 from google.type import dayofweek_pb2
 
-from millrace.scheduler.v1 import schedule_pb2, scheduler_service_pb2
+from millrace.scheduler.v1 import schedule_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc
 from millrace_database.database import Database
 from millrace_database.ids import format_id
 from millrace_runtime.struct_json import dict_to_struct, struct_to_dict
@@ -141,6 +141,23 @@ async def test_lists_are_newest_first_and_stable_while_schedules_come_and_go(api
     assert third.next_page_token == ""
     everywhere = await api.schedules.ListSchedules(scheduler_service_pb2.ListSchedulesRequest(org_id="-"))
     assert len(everywhere.schedules) == 6
+
+
+async def test_a_page_of_large_schedules_fits_into_a_message(api: SchedulerApi) -> None:
+    large = dict_to_struct({"text": "x" * 900_000})
+    created = [(await api.create(input=large)).schedule_id for _ in range(6)]
+    seen: list[str] = []
+    token = ""
+    # A client accepts messages of 4 MiB unless it is told otherwise.
+    async with grpc.aio.insecure_channel(api.address) as channel:
+        schedules = scheduler_service_pb2_grpc.SchedulerServiceStub(channel)
+        while token or not seen:
+            request = scheduler_service_pb2.ListSchedulesRequest(org_id="acme", page_token=token)
+            answer = await schedules.ListSchedules(request)
+            assert answer.schedules
+            seen += [schedule.schedule_id for schedule in answer.schedules]
+            token = answer.next_page_token
+    assert seen == created[::-1]
 
 
 async def test_a_deleted_schedule_is_gone(api_and_jobs: tuple[SchedulerApi, JobsApi]) -> None:

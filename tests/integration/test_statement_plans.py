@@ -329,6 +329,7 @@ async def test_plans_made_while_the_tables_were_small_do_no_harm_later(database:
             claimed = await job_lifecycle.claim_jobs(conn, worker_id, capacity, _BATCH)
             reports = [job_lifecycle.ProgressReport(job.lease, 1) for job in claimed]
             await job_lifecycle.report_progress(conn, reports)
+            await job_lifecycle.report_progress_where_free(conn, reports)
             await job_lifecycle.complete_jobs(conn, [(job.lease, "{}") for job in claimed])
 
         for quiet in range(16):

@@ -13,8 +13,9 @@ import pytest
 from pydantic import BaseModel, Field
 from structlog.contextvars import get_contextvars
 
+import millrace_queue
 from millrace_database.database import Database
-from millrace_worker import Backoff, JobContext, JobError, Registry, SyncJobContext, claim_loop
+from millrace_worker import Backoff, JobContext, JobError, Registry, SyncJobContext, claim_loop, maintenance
 from support.worker_runs import create, fetch, finished, job_with, output, read, worker
 
 QUICK = Backoff(base=timedelta(milliseconds=50), jitter=0)
@@ -412,6 +413,29 @@ async def test_a_job_of_a_later_time_runs_when_it_is_due(
     assert job.status == "completed"
     assert job.started_at is not None
     assert timedelta() <= job.started_at - job.run_at < timedelta(seconds=0.5)
+
+
+async def test_a_time_that_is_expected_while_the_next_one_is_looked_up_is_not_missed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    again = asyncio.Event()
+
+    async def nothing_due(_connection: object) -> None:
+        looks.append(asyncio.get_running_loop().time())
+        if len(looks) == 1:
+            # A failed attempt is put back just after the look, and said to be.
+            promoter.expect(timedelta(milliseconds=50))
+        else:
+            again.set()
+
+    monkeypatch.setattr(millrace_queue, "seconds_until_due", nothing_due)
+    promoter = maintenance.Promoter(database, promoted=lambda _types: None)
+    promoting = asyncio.create_task(promoter.run())
+    try:
+        await asyncio.wait_for(again.wait(), timeout=2)
+    finally:
+        promoting.cancel()
 
 
 async def test_the_worker_publishes_its_types_and_itself(

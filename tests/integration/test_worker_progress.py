@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+import millrace_queue
 from millrace_database.database import Database
-from millrace_worker import JobContext, JobError, Registry, SyncJobContext
+from millrace_worker import JobContext, JobError, Registry, SyncJobContext, progress
 from support.worker_runs import create, fetch, finished, job_with, worker
 
 UPDATES = 10_000
@@ -122,3 +123,34 @@ async def test_updates_of_many_jobs_share_their_writes(
         (row,) = await fetch(database, "SELECT max(version) AS versions FROM jobs")
 
     assert row["versions"] <= 25
+
+
+async def test_a_handler_that_holds_its_own_job_for_long_holds_up_no_other(
+    database: Database, registry: Registry, tmp_path: Path
+) -> None:
+    held, release = asyncio.Event(), asyncio.Event()
+
+    @registry.job_handler("progress:holder")
+    async def hold(context: JobContext[dict[str, Any]]) -> None:
+        async with context.resources.database.transaction() as connection:
+            await millrace_queue.confirm(connection, [context.lease])
+            await context.update_progress(30)
+            held.set()
+            await release.wait()
+        await context.update_processed_items(3)
+
+    @registry.job_handler("progress:quick")
+    async def quick(context: JobContext[dict[str, Any]]) -> None:
+        await context.update_progress(50, "quick")
+
+    async with worker(database, registry, tmp_path):
+        (holder_id,) = await create(database, "progress:holder")
+        await held.wait()
+        await asyncio.sleep(2 * progress.WRITE_INTERVAL_SECONDS)
+        (quick_id,) = await create(database, "progress:quick")
+        job = await finished(database, quick_id, within=3)
+        assert (job.status, job.message) == ("completed", "quick")
+        release.set()
+        job = await finished(database, holder_id, within=3)
+
+    assert (job.status, job.processed_items, job.attempt) == ("completed", 3, 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from millrace_database.database import Database
 from millrace_worker import Backoff, JobContext, Registry, SyncJobContext, execution
@@ -156,3 +157,31 @@ async def test_handlers_that_hold_all_connections_do_not_hold_up_other_jobs(
         for held_id in held:
             assert (await finished(spare, held_id)).status == "completed"
     await spare.close()
+
+
+async def test_claims_do_not_get_slower_while_a_transaction_elsewhere_stays_open(
+    database: Database, registry: Registry, tmp_path: Path
+) -> None:
+    """It keeps in the index what claimed jobs leave there, and each claim from the beginning reads all of that."""
+    jobs = 3_000
+
+    @registry.job_handler("robust:idle")
+    async def idle(context: JobContext[dict[str, Any]]) -> None:
+        raise NotImplementedError
+
+    @registry.job_handler("robust:busy", concurrency=20)
+    async def busy(context: JobContext[dict[str, Any]]) -> None:
+        await asyncio.sleep(0)
+
+    await create(database, "robust:busy", [{}] * jobs, hint=False)
+    async with database.session() as old:
+        await old.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        await old.execute(text("SELECT count(*) FROM queue"))
+        async with worker(database, registry, tmp_path):
+            await fetched(database, "SELECT FROM queue LIMIT 1", lambda rows: not rows, within=30)
+        # The statistics are complete once the worker's connections have ended.
+        (read_rows,) = await fetch(
+            database, "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'queue_ready'"
+        )
+
+    assert read_rows["idx_tup_read"] < 8 * jobs

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 MILLRACE = Path(sys.executable).with_name("millrace")
@@ -135,3 +136,11 @@ async def stack(
 async def _kill_if_running(process: ServiceProcess) -> None:
     if process.process is not None:
         await process.kill()
+
+
+def set_dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the environment name an HTTP proxy that is not there, for all addresses."""
+    for name in ("no_grpc_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")

@@ -1,5 +1,6 @@
 """How `millrace` reads what people type; nothing is called."""
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -91,3 +92,17 @@ def test_text_of_others_moves_no_cursor() -> None:
     assert plain("done\x1b[2J\r\nreally\x07") == "done [2J  really "
     assert plain({"a": 1}) == '{"a": 1}'
     assert plain(None) == ""
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_the_first_and_the_last_time_there_is_can_be_shown(
+    monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert plain(datetime.max.replace(tzinfo=UTC)).startswith("9999-12-31 ")
+        assert plain(datetime.min.replace(tzinfo=UTC)).startswith("0001-01-01 ")
+    finally:
+        monkeypatch.undo()
+        time.tzset()

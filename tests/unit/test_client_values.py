@@ -79,6 +79,16 @@ def test_numbers_that_json_does_not_have_are_refused(number: float) -> None:
         encode_object({"number": number})
 
 
+@pytest.mark.parametrize("levels", [33, 300, 900])
+def test_what_is_deeper_than_a_struct_can_be_read_is_refused(levels: int) -> None:
+    def nested(levels: int) -> Any:
+        return json.loads('{"a":' * levels + "1" + "}" * levels)
+
+    assert from_struct(to_struct(nested(32))) == nested(32)
+    with pytest.raises(ValueError, match="more than 32 levels deep"):
+        to_struct(nested(levels))
+
+
 def test_what_has_no_json_form_is_refused_by_its_type() -> None:
     with pytest.raises(TypeError, match="a bytes has no JSON form"):
         encode_object({"content": b"abc"})

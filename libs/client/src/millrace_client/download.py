@@ -57,7 +57,8 @@ async def _receive_into_path(
         path /= _file_name(file)
     if await asyncio.to_thread(_is_special, path):
         raise FileExistsError(errno.EEXIST, "Not a regular file", str(path))
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    # Not made of the file's own name, which may be as long as a name can be.
+    partial = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with await asyncio.to_thread(partial.open, "xb") as sink:
             await _copy(responses, file, sink, on_progress)

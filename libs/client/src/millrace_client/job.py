@@ -140,7 +140,7 @@ class NewJob:
     """Labels of your own, at most 16 KiB as JSON."""
     request_id: str | None = None
     """Any text unique to this request within the organisation: a repeated request returns the first
-    one's job. None: a fresh one, so that a call can be tried again by itself without doubling the job."""
+    one's job. None or empty: a fresh one, so that a call can be tried again by itself without doubling the job."""
     run_at: datetime | None = None
     """Not started before this time (with a time zone)."""
     priority: int = 0

@@ -57,7 +57,7 @@ class SchedulesClient:
             start_at=to_timestamp(start_at),
             end_at=to_timestamp(end_at),
             created_by=created_by,
-            request_id=uuid.uuid4().hex if request_id is None else request_id,
+            request_id=request_id or uuid.uuid4().hex,
         )
         response = await self._connection.call(self._connection.scheduler.CreateSchedule, request, timeout)
         return read_schedule(response.schedule)
@@ -114,7 +114,7 @@ class SchedulesClient:
         request = messages.RunScheduleRequest(
             org_id=self._org_id,
             schedule_id=schedule_id,
-            request_id=uuid.uuid4().hex if request_id is None else request_id,
+            request_id=request_id or uuid.uuid4().hex,
         )
         response = await self._connection.call(self._connection.scheduler.RunSchedule, request, timeout)
         return response.job_id

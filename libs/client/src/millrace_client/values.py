@@ -14,6 +14,8 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 _LARGEST_EXACT_DOUBLE = 2**53
+# Protobuf's parsers stop at 100 nested messages, of which a Struct takes three a level.
+_MOST_STRUCT_LEVELS = 32
 
 
 @runtime_checkable
@@ -38,9 +40,12 @@ def encode_object(value: JsonObject) -> bytes:
     """Write a JSON object as UTF-8 text; numbers keep all their digits.
 
     Dates and times become ISO 8601 text, UUIDs and enum members their text or value.
-    TypeError when something in it has no JSON form; ValueError for NaN and infinities.
+    TypeError when something in it has no JSON form; ValueError for NaN and infinities, and for what is too deep.
     """
-    text = _ENCODER.encode(value)
+    try:
+        text = _ENCODER.encode(value)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
     if not text.startswith("{"):
         raise TypeError(f"expected a mapping, a dataclass or a model, not {type(value).__name__}")
     return text.encode()
@@ -49,10 +54,12 @@ def encode_object(value: JsonObject) -> bytes:
 def to_struct(value: JsonObject) -> Struct:
     """Turn a JSON object into a Struct, whose numbers are doubles.
 
-    ValueError for an integer that a double would change.
+    ValueError for an integer that a double would change, and for more than 32 levels.
     """
+    plain = json.loads(encode_object(value), parse_int=_exact_in_double)
+    _check_levels(plain)
     struct = Struct()
-    struct.update(json.loads(encode_object(value), parse_int=_exact_in_double))
+    struct.update(plain)
     return struct
 
 
@@ -109,6 +116,19 @@ def _json_form(value: Any) -> Any:
 
 
 _ENCODER = json.JSONEncoder(default=_json_form, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def _check_levels(value: dict[str, Any]) -> None:
+    containers: list[Any] = [value]
+    for _ in range(_MOST_STRUCT_LEVELS):
+        containers = [
+            child
+            for container in containers
+            for child in (container.values() if isinstance(container, dict) else container)
+            if isinstance(child, dict | list)
+        ]
+    if containers:
+        raise ValueError(f"is more than {_MOST_STRUCT_LEVELS} levels deep")
 
 
 def _exact_in_double(digits: str) -> int:

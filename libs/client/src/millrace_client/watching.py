@@ -23,7 +23,7 @@ WatchCall = grpc.aio.UnaryStreamCall[WatchJobRequest, WatchJobResponse]
 async def watch_job(open_stream: Callable[[], WatchCall], patience: float) -> AsyncGenerator[Job, None]:
     """Yield a job's snapshots until it is finished, each once, opening the stream anew when it breaks.
 
-    UnavailableError when nothing has arrived for `patience` seconds; other statuses are raised at once.
+    UnavailableError after `patience` seconds without a stream that answers; other statuses are raised at once.
     """
     latest: Job | None = None
     delay = _FIRST_DELAY
@@ -31,9 +31,10 @@ async def watch_job(open_stream: Callable[[], WatchCall], patience: float) -> As
     while True:
         call = open_stream()
         broken = UnavailableError(grpc.StatusCode.UNAVAILABLE, "the stream ended before the job did")
+        answered = False
         try:
             async for response in call:
-                heard, delay = time.monotonic(), _FIRST_DELAY
+                answered = True
                 job = read_job(response.job)
                 if job != latest:
                     latest = job
@@ -46,6 +47,9 @@ async def watch_job(open_stream: Callable[[], WatchCall], patience: float) -> As
             call.cancel()
         if latest is not None and latest.status.finished:
             return
+        if answered:
+            # A stream may be silent for as long as the job does not change: it was alive until now.
+            heard, delay = time.monotonic(), _FIRST_DELAY
         if time.monotonic() + delay > heard + patience:
             raise broken
         await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter

@@ -118,10 +118,15 @@ class Database:
             raise DatabaseUnavailableError(f"no connection to the database: {error}") from error
         version = connection.get_server_version()
         if version.major < OLDEST_SERVER:
-            await connection.close()
+            connection.terminate()
             raise UnsupportedServerError(version.major)
-        # A plan made while the tables were small reads them whole later. Not a startup parameter: poolers refuse those.
-        await connection.execute("SET plan_cache_mode = force_custom_plan")
+        try:
+            # A plan made while the tables were small reads them whole later. Not a startup parameter: poolers refuse those.
+            await connection.execute("SET plan_cache_mode = force_custom_plan")
+        except BaseException:
+            # Also when the caller is cancelled meanwhile: nobody else has it.
+            connection.terminate()
+            raise
         return connection
 
     @asynccontextmanager

@@ -7,6 +7,7 @@ neither a list of them nor a farewell. It holds `keeper.lock` for its own life: 
 """
 
 import argparse
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -62,11 +63,18 @@ def main() -> int:
     cluster = arguments.folder / "cluster"
     owner = _owner(cluster)
     prepare = _privileges(owner, arguments)
+    # Whoever left last may just have removed it.
+    arguments.sockets.mkdir(mode=0o700, exist_ok=True)
     if owner is not None:
         os.chown(arguments.sockets, owner.uid, owner.gid)
     _make_cluster(arguments, cluster, owner, prepare)
     _end_orphan(cluster)
-    return _keep(arguments, cluster, prepare)
+    try:
+        return _keep(arguments, cluster, prepare)
+    finally:
+        # Of a deep data folder it lies in the folder for temporary files.
+        with contextlib.suppress(OSError):
+            arguments.sockets.rmdir()
 
 
 def _arguments() -> argparse.Namespace:

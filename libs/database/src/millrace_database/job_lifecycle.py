@@ -47,6 +47,7 @@ __all__ = [
     "fail_jobs",
     "hand_back_jobs",
     "report_progress",
+    "report_progress_where_free",
     "rescue_jobs",
     "retry_job",
 ]
@@ -213,17 +214,24 @@ async def report_progress(conn: asyncpg.Connection, reports: Sequence[ProgressRe
 
     """
     accepted = await millrace_queue.confirm(conn, [report.lease for report in reports])
-    if accepted:
-        held = [report for report in reports if report.lease.id in accepted]
-        await conn.execute(
-            job_statements.REPORT_PROGRESS,
-            [report.lease.id for report in held],
-            [report.progress for report in held],
-            [None if report.message is None else _storable(report.message) for report in held],
-            [report.total_items for report in held],
-            [report.processed_items for report in held],
-        )
+    await _report_progress(conn, [report for report in reports if report.lease.id in accepted])
     return accepted
+
+
+async def report_progress_where_free(
+    conn: asyncpg.Connection, reports: Sequence[ProgressReport]
+) -> dict[UUID, bool]:
+    """Write how far running jobs are, as `report_progress` does, but wait for nobody.
+
+    A handler may hold its own job's entry for long, in a transaction in which it has confirmed its lease.
+
+    Returns:
+        The ids whose leases hold. True: it is written. False: somebody else has the job locked just now.
+
+    """
+    held = await millrace_queue.confirm_free(conn, [report.lease for report in reports])
+    await _report_progress(conn, [report for report in reports if held.get(report.lease.id)])
+    return held
 
 
 async def cancel_job(conn: asyncpg.Connection, org_id: str, job_id: UUID) -> CancelledJob:
@@ -310,6 +318,18 @@ async def _existing(conn: asyncpg.Connection, jobs: Mapping[int, NewJob]) -> dic
         row["place"]: CreatedJob(row["job_id"], already_existed=True, conflict=row["conflict"])
         for row in rows
     }
+
+
+async def _report_progress(conn: asyncpg.Connection, held: Sequence[ProgressReport]) -> None:
+    if held:
+        await conn.execute(
+            job_statements.REPORT_PROGRESS,
+            [report.lease.id for report in held],
+            [report.progress for report in held],
+            [None if report.message is None else _storable(report.message) for report in held],
+            [report.total_items for report in held],
+            [report.processed_items for report in held],
+        )
 
 
 async def _drop_strays(conn: asyncpg.Connection, leases: Sequence[Lease]) -> None:

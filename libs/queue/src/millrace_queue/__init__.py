@@ -19,7 +19,7 @@ from millrace_queue.entries import (
     Rescued,
     Settled,
 )
-from millrace_queue.leases import complete, confirm, fail, hand_back, settle_cancelled
+from millrace_queue.leases import complete, confirm, confirm_free, fail, hand_back, settle_cancelled
 from millrace_queue.notifications import CHANNEL_READY, Listener, Notifier
 from millrace_queue.waiting import cancel, enqueue, promote, seconds_until_due
 from millrace_queue.workers import heartbeat, held_leases, register_worker, rescue, unregister_worker
@@ -46,6 +46,7 @@ __all__ = [
     "claim",
     "complete",
     "confirm",
+    "confirm_free",
     "enqueue",
     "fail",
     "hand_back",

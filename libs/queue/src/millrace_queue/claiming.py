@@ -21,7 +21,7 @@ class ClaimCursor:
     While a long transaction is open anywhere in the database, Postgres keeps what entries leave behind in the index
     when they are claimed. A claim from the beginning passes over all that; one with a cursor does not. What came
     back before the cursor meanwhile, or has a higher priority, is found within a second, since the cursor restarts
-    that often, and whenever a claim could take more than it found.
+    that often, and for a type of which a claim could take more than it found.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,15 +35,17 @@ class ClaimCursor:
 
     def advance(self, places: Mapping[str, tuple[int, UUID]]) -> None:
         """Go on behind these places, each the last one claimed of its type."""
-        if not self._places:
+        if places and not self._places:
             self._restart_at = self._clock() + _RESTART_SECONDS
         self._places |= places
 
-    def restart(self) -> bool:
-        """Go back to the beginning. Returns whether the cursor had left it."""
-        moved = bool(self._places)
+    def restart(self) -> None:
+        """Go back to the beginning."""
         self._places.clear()
-        return moved
+
+    def restart_type(self, type_: str) -> bool:
+        """Go back to the beginning of one type. Returns whether the cursor had left it."""
+        return self._places.pop(type_, None) is not None
 
     def restart_if_due(self) -> None:
         """Go back to the beginning once a second."""
@@ -78,13 +80,16 @@ async def claim(
     cursor = cursor or ClaimCursor()
     cursor.restart_if_due()
     rows = await _take(conn, worker_id, capacity, limit, cursor)
-    wanted = min(limit, sum(places for places in capacity.values() if places > 0))
-    if len(rows) < wanted and cursor.restart():
-        taken = Counter(row["type"] for row in rows)
-        left = {type_: places - taken[type_] for type_, places in capacity.items()}
-        rows += await _take(conn, worker_id, left, limit - len(rows), cursor)
-    if rows and len(rows) == wanted:
-        cursor.advance(_last_of_each_type(rows))
+    last = _last_of_each_type(rows)
+    left = _places_left(capacity, rows)
+    if len(rows) < limit:
+        short = {type_: places for type_, places in left.items() if cursor.restart_type(type_)}
+        again = await _take(conn, worker_id, short, limit - len(rows), cursor)
+        last |= _last_of_each_type(again)
+        rows += again
+        left = _places_left(capacity, rows)
+    # Of a type that has fewer entries than places, those that come next may stand anywhere.
+    cursor.advance({type_: place for type_, place in last.items() if type_ not in left or len(rows) == limit})
     rows.sort(key=_place)
     return [
         Claim(row["id"], row["type"], row["tenant"], row["attempt"], row["max_attempts"], row["fence"])
@@ -108,6 +113,11 @@ async def _take(
         [rank for rank, _ in places],
         [id_ for _, id_ in places],
     )
+
+
+def _places_left(capacity: Mapping[str, int], rows: Iterable[asyncpg.Record]) -> dict[str, int]:
+    taken = Counter(row["type"] for row in rows)
+    return {type_: left for type_, places in capacity.items() if (left := places - taken[type_]) > 0}
 
 
 def _place(row: asyncpg.Record) -> tuple[int, UUID]:

@@ -16,6 +16,20 @@ async def confirm(conn: Connection, leases: Sequence[Lease]) -> set[UUID]:
     return await _accepted(conn, statements.CONFIRM, leases)
 
 
+async def confirm_free(conn: Connection, leases: Sequence[Lease]) -> dict[UUID, bool]:
+    """Lock the entries of those leases that still hold, as `confirm` does, but wait for nobody.
+
+    Returns:
+        The ids of the leases that hold. True: it is locked. False: somebody else has it locked just now; it may be
+        tried again.
+
+    """
+    if not leases:
+        return {}
+    rows = await conn.fetch(statements.CONFIRM_FREE, *_columns(leases))
+    return {row["id"]: row["locked"] for row in rows}
+
+
 async def complete(conn: Connection, leases: Sequence[Lease]) -> set[UUID]:
     """Remove finished entries, even those whose cancellation was requested meanwhile.
 

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
+import asyncpg
+
 from millrace_queue.entries import Connection
 
 CHANNEL_READY: Final = "millrace_queue_ready"
@@ -20,6 +22,7 @@ _PING_TIMEOUT: Final = 5.0
 _CONNECT_TIMEOUT: Final = 10.0
 _FIRST_PAUSE: Final = 0.2
 _LAST_PAUSE: Final = 10.0
+_NO_ROOM: Final = (asyncpg.ProgramLimitExceededError, asyncpg.InsufficientResourcesError)
 
 _logger = logging.getLogger(__name__)
 
@@ -64,7 +67,8 @@ class Notifier:
     async def run(self) -> None:
         """Send hints until it is cancelled; the caller owns the task. Hints from before are sent first.
 
-        A hint that cannot be sent because the database is unavailable is dropped; any other error ends it.
+        A hint that cannot be sent because the database is unavailable, or has no room for it (its queue of
+        notifications is full as long as some listener sleeps in a transaction), is dropped; any other error ends it.
         """
         while True:
             await self._wanted.wait()
@@ -74,7 +78,7 @@ class Notifier:
                 async with self._connection() as conn:
                     await conn.execute("SELECT pg_notify($1, $2)", self._channel, payload)
             except Exception as error:
-                if not self._is_unavailable(error):
+                if not (isinstance(error, _NO_ROOM) or self._is_unavailable(error)):
                     raise
                 _logger.warning("A hint on %s was dropped: %r", self._channel, error)
             await asyncio.sleep(_NOTIFY_INTERVAL)

@@ -4,7 +4,7 @@ How locks are taken, so that operations on the same entries never wait for each 
 
 - What may wait locks its entries first and in the order of their ids. The lateral subquery with FOR UPDATE sees
   to it: it cannot be turned into another join, so its rows are visited in the order of the sorted leases.
-- What can do without an entry (claim, promote, rescue) skips locked ones and never waits.
+- What can do without an entry (claim, promote, rescue, confirm_free) skips locked ones and never waits.
 - Whoever changes other rows along with an entry locks the entry first.
 
 A LIMIT with FOR UPDATE SKIP LOCKED stands in a materialized subquery; evaluated twice, it would take twice as many.
@@ -68,6 +68,16 @@ FROM (
 ) AS lease CROSS JOIN LATERAL (
     SELECT queue.id FROM queue WHERE queue.id = lease.id AND queue.fence = lease.fence FOR UPDATE
 ) AS entry
+"""
+
+# As CONFIRM, without waiting: `locked` is false of an entry that somebody else has locked at this moment.
+CONFIRM_FREE = """
+SELECT lease.id, entry.id IS NOT NULL AS locked
+FROM unnest($1::uuid[], $2::bigint[]) AS lease (id, fence)
+JOIN queue AS held ON held.id = lease.id AND held.fence = lease.fence
+LEFT JOIN LATERAL (
+    SELECT queue.id FROM queue WHERE queue.id = lease.id AND queue.fence = lease.fence FOR UPDATE SKIP LOCKED
+) AS entry ON true
 """
 
 COMPLETE = """

@@ -1,5 +1,8 @@
 import ipaddress
 
+DIRECTLY = (("grpc.enable_http_proxy", 0),)
+"""Options of a channel from one part of the system to another: gRPC would obey http_proxy even on this machine."""
+
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 (compared, not bound)
 
 

@@ -1,17 +1,21 @@
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from millrace_database.database import Database
 
+_Status: TypeAlias = int  # the enum comes without types
+_Context = grpc.aio.ServicerContext[Any, Any]
+
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 _WHOLE_SERVER = ""
 
 _PING_SECONDS = 1.0
@@ -34,41 +38,91 @@ class ServiceHealth:
         self.is_serving = False
         self.database_answers = True
 
-    async def add_to(self, server: grpc.aio.Server) -> None:
+    def add_to(self, server: grpc.aio.Server) -> None:
         """Serve the health protocol on `server`."""
-        await self.set_serving(False)
-        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+        add_health: Any = health_pb2_grpc.add_HealthServicer_to_server
+        add_health(self._servicer, server)
 
-    async def add_services(self, names: Iterable[str]) -> None:
+    def add_services(self, names: Iterable[str]) -> None:
         """Tell which services the server has, by full name."""
         self._names = (_WHOLE_SERVER, *names)
-        await self.set_serving(self.is_serving)
-        self._servicer.knows_services = True
+        self.set_serving(self.is_serving)
 
-    async def set_serving(self, serving: bool) -> None:
+    def set_serving(self, serving: bool) -> None:
         """Say SERVING or NOT_SERVING, for all services; after `shut_down` nothing changes any more."""
         self.is_serving = serving
-        for name in self._names:
-            await self._servicer.set(name, _SERVING if serving else _NOT_SERVING)
+        self._servicer.set(dict.fromkeys(self._names, _SERVING if serving else _NOT_SERVING))
 
-    async def shut_down(self) -> None:
+    def shut_down(self) -> None:
         """Say NOT_SERVING from now on."""
         self.is_serving = False
-        await self._servicer.enter_graceful_shutdown()
+        self._servicer.shut_down()
+
+    def end_watches(self) -> None:
+        """End the watches of the health: a server that stops would wait for them in vain. Call it right before.
+
+        Not earlier, since a client that still finds the server begins to watch again at once.
+        """
+        self._servicer.end_watches()
 
 
 # The base class comes without types.
-class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]
-    """gRPC's own, except that a name is not serving, rather than unknown, until the names are known."""
+class _HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """As gRPC's own, except that a name is not serving, rather than unknown, until any is known, and that watches end."""
 
-    knows_services = False
+    def __init__(self) -> None:
+        self._statuses: dict[str, _Status] = {}
+        self._is_shut_down = False
+        self._watches_end = False
+        self._changed = asyncio.Event()
+
+    def set(self, statuses: dict[str, _Status]) -> None:
+        """Say from now on what `statuses` says of each name, unless the servicer is shut down."""
+        if not self._is_shut_down:
+            self._statuses = statuses
+            self._tell()
+
+    def shut_down(self) -> None:
+        """Say NOT_SERVING from now on."""
+        self._statuses = dict.fromkeys(self._statuses, _NOT_SERVING)
+        self._is_shut_down = True
+        self._tell()
+
+    def end_watches(self) -> None:
+        """End all watches, once they have said their last word."""
+        self._watches_end = True
+        self._tell()
 
     async def Check(  # noqa: N802 - gRPC's name
-        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self, request: health_pb2.HealthCheckRequest, context: _Context
     ) -> health_pb2.HealthCheckResponse:
-        if not self.knows_services:
-            return health_pb2.HealthCheckResponse(status=_NOT_SERVING)
-        return await super().Check(request, context)
+        status = self._status(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(  # noqa: N802 - gRPC's name
+        self, request: health_pb2.HealthCheckRequest, _context: _Context
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        said = None
+        while True:
+            changed = self._changed
+            status = self._status(request.service)
+            shown = _UNKNOWN if status is None else status
+            if shown != said:
+                said = shown
+                yield health_pb2.HealthCheckResponse(status=shown)
+            elif self._watches_end:
+                return
+            else:
+                await changed.wait()
+
+    def _status(self, name: str) -> _Status | None:
+        return self._statuses.get(name, None if self._statuses else _NOT_SERVING)
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 async def follow_database(database: Database, state: ServiceHealth) -> None:
@@ -79,7 +133,7 @@ async def follow_database(database: Database, state: ServiceHealth) -> None:
             error = await probe.ping()
             late = late + 1 if isinstance(error, TimeoutError) else 0
             if not 0 < late <= _TOLERATED_LATE_PINGS:
-                await _report(error, state)
+                _report(error, state)
             await asyncio.sleep(_PING_SECONDS)
 
 
@@ -109,7 +163,7 @@ class _Probe:
             self._connection = None
 
 
-async def _report(error: Exception | None, state: ServiceHealth) -> None:
+def _report(error: Exception | None, state: ServiceHealth) -> None:
     state.database_answers = error is None
     if state.database_answers == state.is_serving:
         return
@@ -117,4 +171,4 @@ async def _report(error: Exception | None, state: ServiceHealth) -> None:
         _log.info("database found again")
     else:
         _log.warning("database lost", error=f"{type(error).__name__}: {error}")
-    await state.set_serving(error is None)
+    state.set_serving(error is None)

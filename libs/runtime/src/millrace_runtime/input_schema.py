@@ -60,12 +60,21 @@ def _explain_alternatives(
     if len(fitting) == 1:
         for inner in fitting[0]:
             yield from _explain(inner)
+    elif fitting and (missing := _missing(fitting)):
+        yield error.instance_path, f"needs one of {', '.join(missing)}"
     elif fitting:
         yield error.instance_path, "matches none of the forms it may have"
     else:
         kinds = (inner.kind for errors in alternatives for inner in errors)
         types = [name for kind in kinds if isinstance(kind, ValidationErrorKind.Type) for name in kind.types]
         yield error.instance_path, _must_be(types)
+
+
+def _missing(alternatives: Sequence[Sequence[ValidationError]]) -> list[str]:
+    """Return the properties that would help, when each alternative lacks nothing but one."""
+    kinds = [inner.kind for errors in alternatives for inner in errors]
+    names = [kind.property for kind in kinds if isinstance(kind, ValidationErrorKind.Required)]
+    return names if len(names) == len(kinds) == len(alternatives) else []
 
 
 def _is_wrong_type(outer: ValidationError, inner: ValidationError) -> bool:
@@ -75,6 +84,10 @@ def _is_wrong_type(outer: ValidationError, inner: ValidationError) -> bool:
 def _reason(error: ValidationError) -> str:
     if isinstance(error.kind, ValidationErrorKind.Type):
         return _must_be(error.kind.types)
+    if isinstance(error.kind, ValidationErrorKind.Enum):
+        return f"must be one of {', '.join(json.dumps(option, ensure_ascii=False) for option in error.kind.options)}"
+    if isinstance(error.kind, ValidationErrorKind.OneOfMultipleValid):
+        return "has more than one of the forms of which it may have one"
     return error.message.removeprefix(f"{_MASK} ")
 
 

@@ -70,6 +70,8 @@ class _Call:
     def __init__(self, method: str, context: _Context) -> None:
         self._method = method
         self._context = context
+        # Asked now: gRPC dies of the question once it has dropped the call, which a stream may outlive a little.
+        self._peer = context.peer()
         self._fields: dict[str, str] = {}
 
     def describe(self, request: Any) -> None:
@@ -112,7 +114,7 @@ class _Call:
             method=self._method[1:],
             code=code,
             duration_ms=milliseconds,
-            peer=self._context.peer(),
+            peer=self._peer,
             **fields,
         )
 

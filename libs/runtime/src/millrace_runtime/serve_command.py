@@ -87,6 +87,7 @@ async def _serve(
         await run_service(definition, settings, on_listening=on_listening)
         return
     async with resolve_database(None, settings.data_dir) as url:
+        _log.info("database", embedded_in=str(settings.data_dir.absolute()))
         await migrate(url)
         embedded = settings.model_copy(update={"database_url": url})
         await run_service(definition, embedded, on_listening=on_listening)

@@ -153,7 +153,7 @@ class RunningService:
         check_binding(self._settings)
         services = LateServices()
         server = make_server(self._settings, services, [CallInterceptor(self._lets_calls_in)])
-        await self._health.add_to(server)
+        self._health.add_to(server)
         self._port = bind(server, self._settings.host, self._definition.port(self._settings))
         async with AsyncExitStack() as closing:
             await server.start()
@@ -182,19 +182,19 @@ class RunningService:
         return component
 
     async def _serve(self, component: Component, server: grpc.aio.Server) -> None:
-        await self._health.add_services(component.servicers)
+        self._health.add_services(component.servicers)
         async with asyncio.TaskGroup() as duties:
             running = [duties.create_task(duty()) for duty in component.background]
             following = duties.create_task(follow_database(self._database, self._health))
             self._open.set()
-            await self._health.set_serving(True)
+            self._health.set_serving(True)
             _log.info("serving", services=list(component.servicers))
             try:
                 await self._stopping.wait()
             finally:
                 # Also when a duty has failed, and the others take their time to end.
                 following.cancel()
-                await self._health.shut_down()
+                self._health.shut_down()
             await self._drain(component, server)
             for task in running:
                 task.cancel()
@@ -210,6 +210,7 @@ class RunningService:
             if not limit.expired():
                 raise
             _log.error("draining took too long and was cut off")
+        self._health.end_watches()
         await server.stop(max(deadline - now(), _LEAST_CALL_GRACE_SECONDS))
 
 

@@ -132,7 +132,14 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise SettingsError("; ".join(_problem(item) for item in error.errors())) from None
+        raise SettingsError(
+            "; ".join(
+                # A default that was not made, because a setting it is made of is at fault, is no fault itself.
+                _problem(item)
+                for item in error.errors()
+                if item["type"] != "default_factory_not_called"
+            )
+        ) from None
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -12,6 +12,8 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from millrace_runtime.addresses import DIRECTLY
+
 _START_SECONDS = 60.0
 _MOST_DEATHS = 5
 _DEATHS_WITHIN_SECONDS = 30.0
@@ -127,7 +129,7 @@ class SupervisedProcess:
 
 
 async def _serving(address: str) -> None:
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(address, options=DIRECTLY) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         while True:
             with suppress(grpc.aio.AioRpcError):

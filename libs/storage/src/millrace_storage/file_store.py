@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
-from millrace_database import Database, files_repository, is_unavailable
+from millrace_database import Database, DatabaseUnavailableError, files_repository, is_unavailable
 from millrace_database.files_repository import FileRecord, NewFile
 from millrace_database.ids import new_id
 from millrace_storage.object_store import ObjectMissingError, ObjectStore
@@ -132,7 +132,7 @@ class FileStore:
         try:
             async with self._database.connection() as connection:
                 await files_repository.delete_file(connection, file.org_id, file.file_id)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (OSError, DatabaseUnavailableError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             _logger.warning("an object may be without a file", extra={"object_key": file.object_key})
             if not is_unavailable(error):
                 raise

@@ -44,7 +44,7 @@ class LocalObjectStore(ObjectStore):
         incoming = uuid4().hex
         size = 0
         try:
-            await asyncio.to_thread(self._begin, incoming)
+            await self._begin_whole(incoming)
             async for block in _blocks(chunks):
                 await asyncio.to_thread(self._append, incoming, block)
                 size += len(block)
@@ -85,6 +85,15 @@ class LocalObjectStore(ObjectStore):
                 raise ObjectMissingError(key)
             start += len(chunk)
             yield chunk
+
+    async def _begin_whole(self, incoming: str) -> None:
+        """Begin to write; when cancelled meanwhile, not before that is done: what is not there yet cannot be removed."""
+        beginning = asyncio.ensure_future(asyncio.to_thread(self._begin, incoming))
+        try:
+            await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            await asyncio.gather(beginning, return_exceptions=True)
+            raise
 
     async def _publish_whole(self, incoming: str, key: str) -> None:
         """Move the object into place, or, when cancelled meanwhile, leave nothing of it."""

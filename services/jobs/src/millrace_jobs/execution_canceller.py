@@ -8,6 +8,7 @@ import grpc
 import structlog
 
 from millrace.worker.v1 import worker_service_pb2, worker_service_pb2_grpc
+from millrace_runtime.addresses import DIRECTLY
 
 _DEADLINE_SECONDS = 2.0
 # A worker that hangs holds up one sender until the deadline, and not those after it.
@@ -72,7 +73,7 @@ class ExecutionCanceller:
             )
 
     async def _channel(self, address: str) -> grpc.aio.Channel:
-        channel = self._channels.pop(address, None) or grpc.aio.insecure_channel(address)
+        channel = self._channels.pop(address, None) or grpc.aio.insecure_channel(address, options=DIRECTLY)
         self._channels[address] = channel
         if len(self._channels) > _MAX_CHANNELS:
             _, oldest = self._channels.popitem(last=False)

@@ -12,6 +12,7 @@ import orjson
 from millrace.jobs.v1 import jobs_service_pb2, jobs_service_pb2_grpc
 from millrace_database.ids import format_id, parse_id
 from millrace_database.schedules_repository import ScheduleRecord
+from millrace_runtime.addresses import DIRECTLY
 from millrace_runtime.struct_json import datetime_to_timestamp, dict_to_struct
 
 SCHEDULED_TIME = "scheduled_time"
@@ -34,6 +35,7 @@ _SERVICE_CONFIG = {
     ],
 }
 _CHANNEL_OPTIONS = (
+    *DIRECTLY,
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     # After an outage, due schedules wait for the next attempt to connect; gRPC's own limit is two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),

@@ -12,11 +12,11 @@ from millrace_database.database import Database
 from millrace_database.ids import format_id
 from millrace_database.schedules_repository import ScheduleRecord
 from millrace_runtime.errors import FailedPrecondition, NotFound
-from millrace_runtime.identity import ALL_ORGANISATIONS, current_caller
-from millrace_runtime.paging import last_id, token_behind
+from millrace_runtime.identity import current_caller
 from millrace_runtime.resource_keys import check_key
 from millrace_runtime.validation import Violations
 from millrace_scheduler.jobs_client import JobsClient
+from millrace_scheduler.schedule_lists import read_page
 from millrace_scheduler.schedule_messages import schedule_message
 from millrace_scheduler.schedule_requests import check_job, check_schedule
 from millrace_scheduler.stored_schedules import next_run_of
@@ -84,17 +84,7 @@ class SchedulerServicer(scheduler_service_pb2_grpc.SchedulerServiceServicer):
         page_size = violations.check_page_size(request.page_size)
         violations.raise_if_any()
         current_caller().require_organisation(org_id)
-        filters = {"org_id": org_id}
-        after = last_id(request.page_token, filters)
-        async with self._database.connection() as connection:
-            records = await schedules_repository.list_schedules(
-                connection, None if org_id == ALL_ORGANISATIONS else org_id, after, page_size + 1
-            )
-        page = records[:page_size]
-        return scheduler_service_pb2.ListSchedulesResponse(
-            schedules=[schedule_message(record) for record in page],
-            next_page_token=(token_behind(page[-1].schedule_id, filters) if len(records) > page_size else ""),
-        )
+        return await read_page(self._database, org_id, page_size, request.page_token)
 
     async def DeleteSchedule(
         self, request: scheduler_service_pb2.DeleteScheduleRequest, _context: _Context

@@ -6,7 +6,8 @@ from grpc_status import rpc_status
 
 from millrace_runtime.errors import ApiError, Unavailable
 
-_AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+# A Jobs service that stops in the middle of a call cancels it.
+_AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 
 
 def passed_on(error: grpc.aio.AioRpcError) -> ApiError:

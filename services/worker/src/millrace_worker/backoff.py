@@ -2,6 +2,9 @@ import random
 from dataclasses import dataclass
 from datetime import timedelta
 
+LONGEST_WAIT = timedelta(days=3_650)
+"""No attempt is put off for longer: neither Postgres nor Python reckons with any time that a timedelta reaches."""
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
@@ -33,4 +36,4 @@ class Backoff:
         except OverflowError:
             seconds = cap
         spread = random.uniform(1 - self.jitter, 1 + self.jitter)  # noqa: S311 - spreads load, guards no secret
-        return timedelta(seconds=seconds * spread)
+        return timedelta(seconds=min(seconds * spread, LONGEST_WAIT.total_seconds()))

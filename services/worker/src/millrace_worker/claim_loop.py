@@ -7,6 +7,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from millrace_database import Database, job_lifecycle
+from millrace_queue import ClaimCursor
 from millrace_worker.lanes import Lanes
 from millrace_worker.runner import PATIENCE_SECONDS, Runner
 from millrace_worker.transient import DATABASE_ERRORS, Outage
@@ -39,6 +40,7 @@ class ClaimLoop:
         # The types of which there may be jobs: all of them after a hint; of one that has no room it stays open.
         self._may_wait = set(lanes.types)
         self._next_poll = 0.0
+        self._cursor = ClaimCursor()
         self._outage = Outage("claim jobs")
         self.pending_since: float | None = None
         """Since when the reply of a claim is awaited, on the monotonic clock."""
@@ -86,8 +88,11 @@ class ClaimLoop:
         self.pending_since = time.monotonic()
         try:
             async with self._database.transaction() as connection:
-                jobs = await job_lifecycle.claim_jobs(connection, worker_id, capacity, limit)
+                jobs = await job_lifecycle.claim_jobs(
+                    connection, worker_id, capacity, limit, cursor=self._cursor
+                )
         except DATABASE_ERRORS as error:
+            self._cursor.restart()
             self._may_wait.update(capacity)
             await self._outage.wait(error)
             return True

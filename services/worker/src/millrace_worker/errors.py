@@ -24,7 +24,8 @@ class JobError(Exception):
             raise ValueError("retry_after is negative")
         super().__init__(code, message)
         self.code = code
-        self.message = message
+        # Handlers also give an exception as the message, whatever the annotation says.
+        self.message = str(message)
         self.retryable = retryable
         self.retry_after = retry_after
 

@@ -14,6 +14,7 @@ from structlog.contextvars import bind_contextvars
 
 from millrace_database.ids import format_id
 from millrace_database.job_changes import ClaimedJob
+from millrace_worker.backoff import LONGEST_WAIT
 from millrace_worker.context import JobContext, ProgressUpdate, Resources, StopSignal, SyncJobContext
 from millrace_worker.errors import JobError
 from millrace_worker.handler import Handler
@@ -205,18 +206,24 @@ class Execution:
 
     def _failure(self, error: BaseException) -> Failed:
         if isinstance(error, JobError):
-            if not error.retryable:
-                return Failed(error.code, _shortened(error.message), retry_delay=None)
-            return self._failed(error.code, error.message, error.retry_after)
+            try:
+                return self._own_word(error)
+            except Exception as fault:  # noqa: BLE001 - a subclass of the handler's own may be anything
+                _log.warning("a JobError is unusable", exc_info=fault, **self.log_fields)
         if self.stop_reason is None:
             _log.warning("handler failed", exc_info=error, **self.log_fields)
         return self._failed(HANDLER_ERROR, _description(error))
+
+    def _own_word(self, error: JobError) -> Failed:
+        if not error.retryable:
+            return Failed(str(error.code), _shortened(str(error.message)), retry_delay=None)
+        return self._failed(str(error.code), str(error.message), error.retry_after)
 
     def _failed(self, code: str, message: str, delay: timedelta | None = None) -> Failed:
         """Return a failure that may be tried again, after the type's backoff unless another delay is given."""
         if delay is None:
             delay = self.lane.handler.backoff.delay(self.job.claim.attempt)
-        return Failed(code, _shortened(message), delay)
+        return Failed(code, _shortened(message), min(delay, LONGEST_WAIT))
 
 
 def _is_cancelled_from_outside(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -53,6 +54,8 @@ class Promoter:
         outage = Outage("promote scheduled jobs")
         while True:
             self._stirred.clear()
+            # What is expected from now on may be too late for this look.
+            self._wake_at = math.inf
             try:
                 pause = await self._promote_due()
             except DATABASE_ERRORS as error:

@@ -1,6 +1,6 @@
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
 
 from millrace_database import Database, job_lifecycle
@@ -67,13 +67,12 @@ class ProgressWriter:
             if not self._in_flight:
                 continue
             try:
-                await self._write()
+                locked = await self._write()
             except DATABASE_ERRORS as error:
-                self._put_back()
+                self._put_back(self._in_flight)
                 await outage.wait(error)
             else:
-                self._in_flight = {}
-                self._idle.set()
+                self._put_back(locked)
                 outage.is_over()
                 self._written()
                 await asyncio.sleep(WRITE_INTERVAL_SECONDS)
@@ -88,9 +87,9 @@ class ProgressWriter:
         if self._in_flight:
             self._idle.clear()
 
-    def _put_back(self) -> None:
+    def _put_back(self, updates: Mapping[Execution, ProgressUpdate]) -> None:
         with self._lock:
-            for execution, update in self._in_flight.items():
+            for execution, update in updates.items():
                 if not execution.is_decided:
                     later = self._pending.get(execution)
                     self._pending[execution] = update if later is None else later.merged_into(update)
@@ -99,13 +98,19 @@ class ProgressWriter:
         self._in_flight = {}
         self._idle.set()
 
-    async def _write(self) -> None:
+    async def _write(self) -> dict[Execution, ProgressUpdate]:
+        """Write what is in flight, but for the updates returned: somebody has their jobs locked just now."""
         reports = [progress_report(execution, update) for execution, update in self._in_flight.items()]
         async with self._database.transaction() as connection:
-            accepted = await job_lifecycle.report_progress(connection, reports)
+            held = await job_lifecycle.report_progress_where_free(connection, reports)
         for execution in self._in_flight:
-            if execution.lease.id not in accepted and not execution.is_decided:
+            if execution.lease.id not in held and not execution.is_decided:
                 self._lost(execution)
+        return {
+            execution: update
+            for execution, update in self._in_flight.items()
+            if held.get(execution.lease.id) is False
+        }
 
 
 def progress_report(execution: Execution, update: ProgressUpdate) -> ProgressReport:

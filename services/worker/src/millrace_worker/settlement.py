@@ -19,7 +19,7 @@ from millrace_worker.transient import DATABASE_ERRORS, Outage
 
 MAX_BATCH = 1_000
 
-_UNSTORABLE = Failed(INVALID_OUTPUT, "The database cannot store what the handler returned.", retry_delay=None)
+_UNSTORABLE = Failed(INVALID_OUTPUT, "The database cannot store how the handler ended.", retry_delay=None)
 
 # What the data itself is to blame for: written again it would fail again.
 _FAULTS_OF_DATA = (
@@ -154,7 +154,8 @@ class SettlementWriter:
             )
         settlement = settlements[0]
         _log.error("the end of a job cannot be stored", exc_info=error, **settlement.execution.log_fields)
-        if writer is _complete:
+        if writer in (_complete, _fail) and settlement.outcome is not _UNSTORABLE:
+            # Left as it is, the job would be handed back as one that nobody knows, and run again without end.
             return await self._write(_fail, [replace(settlement, outcome=_UNSTORABLE)])
         return set()
 
