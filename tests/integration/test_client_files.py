@@ -12,11 +12,13 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_status import rpc_status
 
 from millrace.files.v1 import file_pb2
 from millrace.files.v1 import files_service_pb2 as messages
 from millrace.files.v1.files_service_pb2_grpc import FilesServiceServicer, add_FilesServiceServicer_to_server
 from millrace_client import ContentMismatchError, InvalidArgumentError, Millrace, UnavailableError
+from millrace_runtime.errors import InvalidArgument
 
 CONTENT = bytes(range(256)) * 8000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -121,20 +123,28 @@ async def test_an_empty_file_is_a_file() -> None:
     assert files.header.HasField("size_bytes")
 
 
-async def test_a_refusal_in_the_middle_of_an_upload_is_raised_as_what_it_is() -> None:
+@pytest.mark.parametrize("chunk_bytes", [10, MEBIBYTE])
+async def test_a_refusal_in_the_middle_of_an_upload_is_raised_as_what_it_is(chunk_bytes: int) -> None:
+    refusal = rpc_status.to_status(InvalidArgument([("header.name", "no such name")]).to_status())
+
     class Refusing(Files):
         async def UploadFile(self, request_iterator: Any, context: Any) -> messages.UploadFileResponse:
             await anext(request_iterator)
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no such name")
+            await context.abort_with_status(refusal)
             raise AssertionError
 
     async def endless() -> AsyncIterator[bytes]:
         while True:
-            yield b"x" * MEBIBYTE
+            yield b"x" * chunk_bytes
 
     async with client_of(Refusing()) as client:
-        with pytest.raises(InvalidArgumentError, match="no such name"):
-            await client.files.upload(endless(), "..")
+        # Whether the refusal arrives before, with or after the failure of a write is chance; many at once see it all.
+        for _ in range(10):
+            uploads = [client.files.upload(endless(), "..") for _ in range(10)]
+            for error in await asyncio.gather(*uploads, return_exceptions=True):
+                assert isinstance(error, InvalidArgumentError), error
+                assert (error.message, error.reason) == ("header.name: no such name", "INVALID_FIELDS")
+                assert [bad.field for bad in error.violations] == ["header.name"]
 
 
 async def test_an_upload_whose_source_fails_is_given_up() -> None:

@@ -25,6 +25,7 @@ UploadCall = grpc.aio.StreamUnaryCall[messages.UploadFileRequest, messages.Uploa
 UploadMethod = grpc.aio.StreamUnaryMultiCallable[messages.UploadFileRequest, messages.UploadFileResponse]
 
 _CHUNK_BYTES = 512 * 1024
+_FAILED_WRITE = "Internal error from Core"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +62,12 @@ async def send(
 ) -> File:
     """Make one upload, of at most `deadline` seconds; nothing of it stays when it does not succeed."""
     call = method(timeout=deadline)
+    answer = _Answer(call)
     try:
         sent, sha256 = await _write(call, header, content, on_progress)
         response = await call
     except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(error) from error
+        raise from_rpc_error(answer.error or error) from (answer.error or error)
     finally:
         call.cancel()
     file = read_file(response.file)
@@ -74,6 +76,35 @@ async def send(
             f"{file.file_id} was stored with {file.size_bytes} bytes, {sent} were sent"
         )
     return file
+
+
+class _Answer:
+    """Keeps the error that a call was answered with.
+
+    A write that fails because the answer is there already replaces it by an INTERNAL of gRPC's own
+    (grpc/grpc#36066), perhaps before a task that awaits the call has seen it; a callback has. When the write fails
+    first, the answer replaces the INTERNAL, and nothing need be kept.
+    """
+
+    def __init__(self, call: UploadCall) -> None:
+        self.error: grpc.aio.AioRpcError | None = None
+        call.add_done_callback(self._keep)
+
+    def _keep(self, call: UploadCall) -> None:
+        reading = _read_error(call)
+        try:
+            # A task would run too late. Nothing is waited for, since the call has its status.
+            reading.send(None)
+        except StopIteration as read:
+            error: grpc.aio.AioRpcError = read.value
+            if error.details() != _FAILED_WRITE:
+                self.error = error
+
+
+async def _read_error(call: UploadCall) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(
+        await call.code(), trailing_metadata=await call.trailing_metadata(), details=await call.details()
+    )
 
 
 async def _write(
