@@ -67,7 +67,7 @@ endef
 	@packages=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 	for file in $(GOOGLE_PROTOS); do mkdir -p $@/$$(dirname $$file) && cp "$$packages/$$file" $@/$$file; done
 
-bench: setup ## Measure creation, drain and pick-up against raw SQL
+bench: setup ## Measure speed beside bare SQL (BENCH_ARGS="--help": how)
 	@PYTHONPATH=tests $(BIN)/python -m bench $(BENCH_ARGS)
 
 format: setup ## Format code and contracts, and mend what the linter can

@@ -1,1 +1,1 @@
-"""Figures of speed, each a ratio to what the same Postgres does with the bare statements in the same run."""
+"""Figures of speed, each beside what the same Postgres does with the bare statements in the same run."""

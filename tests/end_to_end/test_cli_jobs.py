@@ -37,7 +37,7 @@ async def test_a_job_is_created_watched_shown_and_listed(millrace: CommandLine, 
     )
     last = watched.lines[-1]
     assert (last["status"], last["output"], last["createdBy"]) == ("JOB_STATUS_COMPLETED", {"sum": 42}, "ada")
-    assert (await millrace.succeed("--json", "jobs", "get", last["jobId"])).line == last
+    assert last.items() <= (await millrace.succeed("--json", "jobs", "get", last["jobId"])).line.items()
     listed = await millrace.succeed("jobs", "list", "--type", "toy:add", "--status", "completed", "--json")
     assert [job["jobId"] for job in listed.lines] == [last["jobId"]]
     table = (await millrace.succeed("jobs", "list")).stdout.splitlines()

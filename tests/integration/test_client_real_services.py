@@ -11,16 +11,32 @@ from pydantic import BaseModel
 
 from millrace_client import (
     AlreadyExistsError,
+    AttemptOutcome,
+    Backoff,
+    CancelledJobs,
+    Concurrency,
     Daily,
     FailedPreconditionError,
     InvalidArgumentError,
     JobError,
     JobFailedError,
+    JobFilter,
     JobStatus,
+    JobTypeLimits,
+    KeyOrder,
     Millrace,
     NewJob,
     NotFoundError,
+    OrganisationLimits,
+    RateLimit,
+    RetriedJobs,
+    RetryPolicy,
     UnavailableError,
+    Unique,
+    UniqueConflict,
+    UniqueScope,
+    UniqueStates,
+    WaitingCause,
     WorkerState,
 )
 from millrace_database.database import Database
@@ -141,6 +157,112 @@ async def test_job_types_and_workers_are_listed(client: Millrace) -> None:
     [worker] = [worker async for worker in client.workers.list()]
     assert worker.state is WorkerState.ACTIVE
     assert set(worker.job_types) == set(types)
+
+
+async def test_what_a_job_asks_for_comes_back_as_it_was_given(client: Millrace) -> None:
+    retry_policy = RetryPolicy(Backoff.FIXED, timedelta(seconds=1.5), timedelta(days=30), jitter=0.5)
+    unique = Unique("u", UniqueScope.ORGANISATION, UniqueStates.WAITING, UniqueConflict.REPLACE)
+    concurrency = Concurrency("c", 1, KeyOrder.SKIP_FAILED)
+    created = await client.jobs.create(
+        "toy:add",
+        {"a": 1},
+        delay=timedelta(hours=1),
+        deadline=TOMORROW,
+        attempt_timeout=timedelta(minutes=2),
+        retry_policy=retry_policy,
+        unique=unique,
+        concurrency=concurrency,
+        dead_letter_type="toy:steps",
+    )
+    assert created.run_at is not None
+    assert created.run_at - created.created_at == timedelta(hours=1)
+    assert (created.deadline, created.timeout) == (TOMORROW, timedelta(minutes=2))
+    assert (created.retry_policy, created.unique, created.concurrency) == (retry_policy, unique, concurrency)
+    assert created.dead_letter_type == "toy:steps"
+    read = await client.jobs.get(created.job_id)
+    assert read == created
+    assert read.waiting_reason is not None
+    assert (read.waiting_reason.cause, read.waiting_reason.until) == (WaitingCause.SCHEDULED, created.run_at)
+    await client.jobs.validate(NewJob("toy:add", {"a": 1}, retry_policy=retry_policy))
+    with pytest.raises(InvalidArgumentError, match="jitter"):
+        await client.jobs.validate(NewJob("toy:add", {"a": 1}, retry_policy=RetryPolicy(jitter=2)))
+
+
+async def test_a_unique_key_is_kept_shared_and_replaced(client: Millrace) -> None:
+    first = await client.jobs.create("toy:add", {"a": 1}, run_at=TOMORROW, unique=Unique("k"))
+    with pytest.raises(AlreadyExistsError) as raised:
+        await client.jobs.create("toy:add", {"a": 2}, unique=Unique("k"))
+    assert raised.value.job_id == first.job_id
+    shared = Unique("k", on_conflict=UniqueConflict.RETURN_EXISTING)
+    [result] = await client.jobs.create_many([NewJob("toy:add", {"a": 3}, unique=shared)])
+    assert (result.job_id, result.already_existed) == (first.job_id, True)
+    replacing = Unique("k", on_conflict=UniqueConflict.REPLACE)
+    replaced = await client.jobs.create("toy:add", {"a": 4}, unique=replacing)
+    assert replaced.job_id == first.job_id
+    assert (await client.jobs.wait(first.job_id, timeout=15)).output == {"sum": 4}
+
+
+async def test_a_failed_job_blocks_its_key_until_that_is_unblocked(client: Millrace) -> None:
+    key = Concurrency("k", order=KeyOrder.BLOCK_ON_FAILURE)
+    failed = await client.jobs.create("toy:fail", concurrency=key)
+    await client.jobs.wait(failed.job_id, timeout=15)
+    held = await client.jobs.create("toy:fail", concurrency=key)
+    reason = (await client.jobs.get(held.job_id)).waiting_reason
+    assert reason is not None
+    assert (reason.cause, reason.blocking_job_id) == (WaitingCause.KEY_BLOCKED, failed.job_id)
+    assert await client.jobs.unblock_key("toy:fail", "k") == failed.job_id
+    assert (await client.jobs.wait(held.job_id, timeout=15)).status is JobStatus.FAILED
+
+
+async def test_attempts_are_listed_and_counted(client: Millrace) -> None:
+    created = await client.jobs.create("toy:fail")
+    await client.jobs.wait(created.job_id, timeout=15)
+    await client.jobs.retry(created.job_id)
+    await client.jobs.wait(created.job_id, timeout=15)
+    attempts = [attempt async for attempt in client.jobs.attempts(created.job_id, page_size=1)]
+    assert [(attempt.attempt, attempt.outcome) for attempt in attempts] == [
+        (2, AttemptOutcome.FAILED),
+        (1, AttemptOutcome.FAILED),
+    ]
+    assert all(attempt.error and attempt.error.code == "OUT_OF_STOCK" for attempt in attempts)
+    counts = (await client.jobs.get(created.job_id)).attempt_counts
+    assert counts is not None
+    assert (counts.failed, counts.timed_out) == (2, 0)
+
+
+async def test_many_jobs_are_cancelled_and_retried(client: Millrace) -> None:
+    results = await client.jobs.create_many(
+        NewJob("toy:add", {"a": number}, metadata={"even": number % 2 == 0}, run_at=TOMORROW)
+        for number in range(5)
+    )
+    even = JobFilter(metadata={"even": True})
+    assert await client.jobs.cancel_many(even, dry_run=True) == CancelledJobs(3, 0, more=False)
+    assert await client.jobs.cancel_many(even) == CancelledJobs(3, 0, more=False)
+    cancelled = JobFilter(statuses=[JobStatus.CANCELLED])
+    assert await client.jobs.retry_many(cancelled) == RetriedJobs(3, 0, more=False)
+    assert (await client.jobs.wait(results[0].job_id, timeout=15)).output == {"sum": 0}
+    assert (await client.jobs.get(results[1].job_id)).status is JobStatus.PENDING
+
+
+async def test_a_type_and_an_organisation_are_held_back(client: Millrace) -> None:
+    limits = JobTypeLimits(max_running=2, rate_per_organisation=RateLimit(5, timedelta(minutes=1)))
+    assert (await client.job_types.set_limits("toy:add", limits)).limits == limits
+    assert (await client.job_types.pause("toy:add")).paused
+    share = OrganisationLimits(weight=2, max_running=1, rate=RateLimit(9, timedelta(seconds=3), smooth=True))
+    assert (await client.organisations.set_limits("acme", share)).limits == share
+    assert (await client.organisations.pause("acme")).paused
+    created = await client.jobs.create("toy:add", {"a": 1})
+    reason = (await client.jobs.get(created.job_id)).waiting_reason
+    assert reason is not None
+    assert reason.cause is WaitingCause.TYPE_PAUSED
+    [depth] = (await client.queue_health(org_id="acme")).depths
+    assert (depth.type, depth.ready + depth.held) == ("toy:add", 1)
+    assert not (await client.job_types.resume("toy:add")).paused
+    assert not (await client.organisations.resume("acme")).paused
+    assert (await client.organisations.get("acme")).limits == share
+    assert (await client.jobs.wait(created.job_id, timeout=15)).output == {"sum": 1}
+    with pytest.raises(NotFoundError):
+        await client.job_types.pause("toy:none")
 
 
 async def test_files_go_up_and_down_unchanged(client: Millrace, tmp_path: Path) -> None:

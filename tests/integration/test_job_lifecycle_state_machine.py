@@ -19,18 +19,22 @@ from hypothesis.stateful import (
 
 from millrace_database import job_lifecycle
 from millrace_database.connection_url import asyncpg_dsn
-from millrace_database.job_lifecycle import CreatedJob, JobFailure, NewJob, ProgressReport
+from millrace_database.job_lifecycle import CreatedJob, JobFailure, JobSnooze, NewJob, ProgressReport
+from millrace_database.job_options import JobOptions
 from millrace_queue import Lease, heartbeat, promote
-from support.job_model import Model, ModelJob
-from support.queue_samples import PLENTY, disagreements, lose_heartbeat, make_due, new_worker, sample_job
+from support.job_model import DEAD, LEASE_HOURS, Model, ModelJob
+from support.queue_samples import PLENTY, disagreements, lose_heartbeat, new_worker, sample_job, turn_clock
 
 _T = TypeVar("_T")
 
 _ORGANISATIONS = st.sampled_from(["acme", "umbrella"])
 _SOME = st.integers(0, 30)
 _PLACES = st.sampled_from([4, 3, 2, 1, 0])
+_LIMITS = st.sampled_from([4, 2, 1])
 _FEW = st.lists(_SOME, min_size=1, max_size=4)
-_OF_THE_ENTRY = ("entry", "fence", "held_by")
+# What the queue says, and what the tests change to turn the clock.
+_NOT_OF_THE_ROW = ("entry", "fence", "held_by", "leases_lost", "options")
+_COUNTED = ("failed", "timed_out", "worker_lost", "lease_lost", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class _Order:
     priority: int
     max_attempts: int
     due: bool
+    deadline: int | None
+    dead_letter: bool
     request_id: str | None
 
 
@@ -48,10 +54,16 @@ _ORDERS = st.builds(
     org_id=_ORGANISATIONS,
     type=st.sampled_from(["a", "b"]),
     priority=st.integers(-1, 1),
-    max_attempts=st.sampled_from([3, 2, 1]),
+    max_attempts=st.sampled_from([5, 3, 2, 1]),
     due=st.sampled_from([True, True, False]),
+    deadline=st.sampled_from([None, None, 2, 4]),
+    dead_letter=st.booleans(),
     request_id=st.sampled_from([None, None, None, "r1", "r2", "r3"]),
 )
+
+
+async def _ranks(conn: asyncpg.Connection) -> dict[UUID, int]:
+    return dict(await conn.fetch("SELECT id, rank FROM queue WHERE state = 'ready'"))
 
 
 class _Commands(RuleBasedStateMachine):
@@ -73,14 +85,14 @@ class _Commands(RuleBasedStateMachine):
 
     @initialize()
     def start_empty(self) -> None:
-        self.run(lambda conn: conn.execute("TRUNCATE jobs, queue, queue_workers"))
+        self.run(lambda conn: conn.execute("TRUNCATE jobs, job_attempts, queue, queue_workers"))
         self.register()
         self.register()
 
     def register(self) -> None:
         worker_id = self.run(new_worker)
         self.workers.append(worker_id)
-        self.model.workers[worker_id] = True
+        self.model.workers[worker_id] = self.model.now
 
     @rule(orders=st.lists(_ORDERS, min_size=1, max_size=4))
     def create(self, orders: list[_Order]) -> None:
@@ -93,6 +105,10 @@ class _Commands(RuleBasedStateMachine):
                 max_attempts=order.max_attempts,
                 run_at=None if order.due else now + timedelta(hours=1),
                 request_id=order.request_id,
+                options=JobOptions(
+                    deadline=None if order.deadline is None else now + timedelta(hours=order.deadline),
+                    dead_letter_type=DEAD if order.dead_letter else None,
+                ),
             )
             for order in orders
         ]
@@ -105,66 +121,90 @@ class _Commands(RuleBasedStateMachine):
             existing = self.model.jobs[self.requests[request]]
             return CreatedJob(existing.job_id, already_existed=True, conflict=existing.type != order.type)
         self.requests[request] = job.job_id
+        deadline = None if order.deadline is None else self.model.now + order.deadline
         self.model.jobs[job.job_id] = ModelJob(
-            job.job_id, order.org_id, order.type, order.priority, order.max_attempts, order.due
+            job.job_id,
+            order.org_id,
+            order.type,
+            order.priority,
+            order.max_attempts,
+            due_at=self.model.now if order.due else self.model.now + 1,
+            entry="ready" if order.due else "scheduled",
+            deadline=deadline,
+            expires_at=deadline,
+            dead_letter=order.dead_letter,
         )
         return CreatedJob(job.job_id)
 
-    @rule(worker=_SOME, a=_PLACES, b=_PLACES, limit=_PLACES)
-    def claim(self, worker: int, a: int, b: int, limit: int) -> None:
-        worker_id, capacity = self.worker(worker), {"a": a, "b": b}
+    @rule(worker=_SOME, a=_PLACES, b=_PLACES, dead=_PLACES, limit=_PLACES)
+    def claim(self, worker: int, a: int, b: int, dead: int, limit: int) -> None:
+        worker_id, capacity = self.worker(worker), {"a": a, "b": b, DEAD: dead}
+        ranks = self.run(_ranks)
         claimed = self.run(lambda conn: job_lifecycle.claim_jobs(conn, worker_id, capacity, limit))
-        assert [job.claim.id for job in claimed] == self.model.claimable(worker_id, capacity, limit)
+        assert [job.claim.id for job in claimed] == self.model.claimable(worker_id, capacity, limit, ranks)
         for job in claimed:
-            self.model.start(job.claim.id, worker_id, job.claim.fence)
+            self.model.jobs[job.claim.id].start(worker_id, job.claim.fence)
             assert job.claim.attempt == self.model.jobs[job.claim.id].attempt
             assert all(job.claim.fence > lease.fence for lease in self.leases)
         self.leases += [job.lease for job in claimed]
 
     @precondition(lambda self: self.leases)
-    @rule(
-        which=_FEW,
-        how=st.sampled_from(["complete", "retry", "retry later", "fail", "hand back", "stop", "report"]),
-    )
-    def settle(self, which: list[int], how: str) -> None:
+    @rule(which=_FEW, how=st.sampled_from(["complete", "stop", "report", "stand still", "say lost"]))
+    def end(self, which: list[int], how: str) -> None:
         leases = self.some_leases(which)
         match how:
             case "complete":
                 self.complete(leases)
-            case "hand back":
-                self.hand_back(leases)
             case "stop":
-                self.stop(leases)
+                accepted = self.run(lambda conn: job_lifecycle.cancelled_jobs(conn, leases))
+                assert accepted == self.model.stopped(leases)
             case "report":
                 self.report(leases)
+            case "stand still":
+                settled = self.run(lambda conn: job_lifecycle.lapse_jobs(conn, leases))
+                assert settled == {lease.id: self.model.lapse(lease) for lease in leases}
             case _:
-                self.fail(leases, retry=how != "fail", at_once=how == "retry")
+                left = self.run(lambda conn: job_lifecycle.record_lost_leases(conn, leases))
+                assert left == self.model.report_lost(leases)
 
     def complete(self, leases: list[Lease]) -> None:
         results = [(lease, "{}") for lease in leases]
         accepted = self.run(lambda conn: job_lifecycle.complete_jobs(conn, results))
         assert accepted == self.model.complete(leases)
 
-    def fail(self, leases: list[Lease], *, retry: bool, at_once: bool) -> None:
-        delay = timedelta(hours=0 if at_once else 1) if retry else None
-        failures = [JobFailure(lease, delay, "BROKEN", "It broke.", retryable=retry) for lease in leases]
-        settled = self.run(lambda conn: job_lifecycle.fail_jobs(conn, failures))
-        assert settled == {
-            lease.id: self.model.fail(lease, "BROKEN", retry=retry, at_once=at_once) for lease in leases
-        }
-
-    def hand_back(self, leases: list[Lease]) -> None:
-        outcomes = self.run(lambda conn: job_lifecycle.hand_back_jobs(conn, leases))
-        assert outcomes == {lease.id: self.model.hand_back(lease) for lease in leases}
-
-    def stop(self, leases: list[Lease]) -> None:
-        accepted = self.run(lambda conn: job_lifecycle.cancelled_jobs(conn, leases))
-        assert accepted == self.model.stopped(leases)
-
     def report(self, leases: list[Lease]) -> None:
         reports = [ProgressReport(lease, message="half way") for lease in leases]
         accepted = self.run(lambda conn: job_lifecycle.report_progress(conn, reports))
         assert accepted == {lease.id for lease in leases if self.model.holder(lease)}
+
+    @precondition(lambda self: self.leases)
+    @rule(which=_FEW, delay=st.sampled_from([0, 0, 1, 3, None]), timed_out=st.booleans())
+    def fail(self, which: list[int], delay: int | None, timed_out: bool) -> None:
+        leases = self.some_leases(which)
+        retry_delay = None if delay is None else timedelta(hours=delay)
+        failures = [
+            JobFailure(lease, retry_delay, "BROKEN", "It broke.", retryable=True, timed_out=timed_out)
+            for lease in leases
+        ]
+        settled = self.run(lambda conn: job_lifecycle.fail_jobs(conn, failures))
+        assert settled == {
+            lease.id: self.model.fail(lease, "BROKEN", delay, timed_out=timed_out) for lease in leases
+        }
+
+    @precondition(lambda self: self.leases)
+    @rule(which=_FEW, how=st.sampled_from(["hand back", "not started", "snooze", "snooze long"]))
+    def give_back(self, which: list[int], how: str) -> None:
+        leases = self.some_leases(which)
+        if how.startswith("snooze"):
+            hours = 1 if how == "snooze long" else 0
+            snoozes = [JobSnooze(lease, timedelta(hours=hours), "Later.") for lease in leases]
+            outcomes = self.run(lambda conn: job_lifecycle.snooze_jobs(conn, snoozes))
+            assert outcomes == {lease.id: self.model.give_back(lease, "snoozed", hours) for lease in leases}
+            return
+        unstarted = {lease.id for lease in leases} if how == "not started" else set()
+        outcomes = self.run(lambda conn: job_lifecycle.hand_back_jobs(conn, leases, unstarted=unstarted))
+        recorded = None if unstarted else "handed_back"
+        assert outcomes == {lease.id: self.model.give_back(lease, recorded) for lease in leases}
 
     @precondition(lambda self: self.model.jobs)
     @rule(which=_SOME, retry=st.booleans(), foreign=st.sampled_from([False, False, False, True]))
@@ -179,33 +219,45 @@ class _Commands(RuleBasedStateMachine):
             assert cancelled.outcome is self.model.cancel(org_id, job.job_id)
 
     @rule(
-        event=st.sampled_from(["time", "rescue", "crash", "beat", "rescue", "register"]),
+        event=st.sampled_from(["rescue", "crash", "beat", "rescue", "register", "expire", "promote"]),
         worker=_SOME,
-        limit=st.sampled_from([4, 2, 1]),
+        limit=_LIMITS,
     )
     def happen(self, event: str, worker: int, limit: int) -> None:
         match event:
-            case "time":
-                self.let_time_pass()
             case "rescue":
                 self.rescue(limit)
             case "crash":
                 self.crash(self.worker(worker))
             case "beat":
                 self.beat(self.worker(worker))
+            case "expire":
+                self.expire(limit)
+            case "promote":
+                self.run(lambda conn: promote(conn, limit=PLENTY))
+                self.model.promote()
             case _:
                 self.register()
+
+    @rule(hours=st.sampled_from([1, 2, -1]), beating=st.booleans())
+    def turn_clock(self, hours: int, beating: bool) -> None:
+        """So much time passes, or the clock of the database is set; workers may beat afterwards."""
+        self.run(lambda conn: turn_clock(conn, timedelta(hours=hours)))
+        self.model.now += hours
+        if beating:
+            for worker_id in self.workers:
+                self.beat(worker_id)
 
     def crash(self, worker_id: UUID) -> None:
         self.run(lambda conn: lose_heartbeat(conn, worker_id))
         if worker_id in self.model.workers:
-            self.model.workers[worker_id] = False
+            self.model.workers[worker_id] = self.model.now - 1.001 * LEASE_HOURS
 
     def beat(self, worker_id: UUID) -> None:
         beat = self.run(lambda conn: heartbeat(conn, worker_id, draining=False))
         assert beat.known == (worker_id in self.model.workers)
         if beat.known:
-            self.model.workers[worker_id] = True
+            self.model.workers[worker_id] = self.model.now
             assert {held.id for held in beat.held} == self.model.held(worker_id)
 
     def rescue(self, limit: int) -> None:
@@ -217,34 +269,64 @@ class _Commands(RuleBasedStateMachine):
         for entry in rescued:
             assert entry.outcome is self.model.rescue(entry.id)
 
-    def let_time_pass(self) -> None:
-        self.run(make_due)
-        self.run(lambda conn: promote(conn, limit=PLENTY))
-        for job in self.model.jobs.values():
-            if job.entry == "scheduled":
-                job.due = True
+    def expire(self, limit: int) -> None:
+        expired = self.run(lambda conn: job_lifecycle.expire_jobs(conn, limit=limit))
+        overdue = self.model.overdue()
+        assert set(expired) <= overdue
+        assert len(expired) == min(limit, len(overdue))
+        for job_id in expired:
+            self.model.expire(job_id)
 
     @invariant()
     def database_and_model_agree(self) -> None:
         assert self.run(disagreements) == []
         rows = self.run(
             lambda conn: conn.fetch(
-                "SELECT jobs.*, queue.state AS entry, queue.fence, queue.worker_id AS held_by"
-                " FROM jobs LEFT JOIN queue ON id = job_id"
+                "SELECT jobs.*, queue.state AS entry, queue.fence, queue.worker_id AS held_by, leases_lost,"
+                " jobs.worker_id AS ran_by FROM jobs LEFT JOIN queue ON id = job_id"
             )
         )
-        compared = ("status", "attempt", "max_attempts", "error_code", "entry", "fence", "held_by")
+        self.take_dead_letters(rows)
+        compared = (
+            *("org_id", "type", "status", "attempt", "max_attempts", "error_code"),
+            *("entry", "fence", "held_by", "ran_by", "leases_lost"),
+        )
         found = {row["job_id"]: tuple(row[column] for column in compared) for row in rows}
         assert found == {
             job.job_id: tuple(getattr(job, column) for column in compared) for job in self.model.jobs.values()
         }
         self.versions_tell_every_change({row["job_id"]: row for row in rows})
 
+    def take_dead_letters(self, rows: list[asyncpg.Record]) -> None:
+        """Each job that the last command made fail for good has got one more dead letter, if it asked for one."""
+        letters = [row for row in rows if row["parent_job_id"] and row["job_id"] not in self.model.jobs]
+        assert sorted(row["parent_job_id"] for row in letters) == sorted(self.model.dead_letters)
+        self.model.dead_letters = []
+        for row in letters:
+            parent = self.model.jobs[row["parent_job_id"]]
+            self.model.jobs[row["job_id"]] = ModelJob(
+                row["job_id"], parent.org_id, DEAD, 0, parent.max_attempts, due_at=self.model.now
+            )
+
+    @invariant()
+    def attempts_are_recorded(self) -> None:
+        rows = self.run(lambda conn: conn.fetch("SELECT * FROM job_attempts"))
+        found = {(row["job_id"], row["fence"], row["attempt"], row["outcome"]) for row in rows}
+        assert found == {
+            (job.job_id, attempt.fence, attempt.attempt, attempt.outcome)
+            for job in self.model.jobs.values()
+            for attempt in job.attempts
+        }
+        assert all(row["started_at"] and row["worker_id"] for row in rows)
+        for job in self.model.jobs.values():
+            counted = sum(attempt.outcome in _COUNTED for attempt in job.attempts)
+            assert job.attempt == counted + (job.status in ("processing", "cancelling", "completed"))
+
     def versions_tell_every_change(self, rows: dict[UUID, asyncpg.Record]) -> None:
         for job_id, before in self.rows.items():
             now = dict(rows[job_id])
             changed = any(
-                now[column] != value for column, value in before.items() if column not in _OF_THE_ENTRY
+                now[column] != value for column, value in before.items() if column not in _NOT_OF_THE_ROW
             )
             assert now["version"] == before["version"] + changed
         self.rows = rows

@@ -1,3 +1,4 @@
+import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 from google.rpc import code_pb2, error_details_pb2
 
-from millrace.jobs.v1 import jobs_service_pb2
+from millrace.jobs.v1 import job_pb2, jobs_service_pb2
 from millrace_database.database import Database
 from support.jobs_api import ANY_TYPE, TYPE, JobsApi, detail, refused_fields, serving, violations
+
+_CLIENTS_ACCEPT = 4 * 1024 * 1024
 
 
 @pytest.fixture
@@ -122,6 +125,72 @@ async def test_items_that_are_all_refused_leave_nothing(api: JobsApi, database: 
     assert set(violations(results[1].error)) == {"type"}
     async with database.connection() as connection:
         assert await connection.fetchval("SELECT count(*) FROM jobs") == 0
+
+
+async def test_jobs_are_returned_when_that_is_asked_for(api: JobsApi) -> None:
+    before = await api.create(request_id="before", metadata={"ticket": 7})
+    await api.jobs.CancelJob(jobs_service_pb2.CancelJobRequest(org_id="acme", job_id=before.job_id))
+    batch = jobs_service_pb2.BatchCreateJobsRequest(
+        org_id="acme",
+        requests=[
+            _request(request_id="before"),
+            _request(input_json=b'{"a": [1, 2.5, "x", null], "b": 1e3}', metadata={"ticket": 8}, priority=-3),
+            _request(type="nobody:knows"),
+        ],
+        return_jobs=True,
+    )
+
+    existing, new, refused = (await api.jobs.BatchCreateJobs(batch)).results
+
+    assert existing.job == await api.get(before.job_id)
+    assert existing.job.status == job_pb2.JOB_STATUS_CANCELLED
+    assert new.job == await api.get(new.job_id)
+    assert not refused.HasField("job")
+    batch.return_jobs = False
+    assert not any(result.HasField("job") for result in (await api.jobs.BatchCreateJobs(batch)).results)
+
+
+async def test_jobs_that_an_answer_has_no_room_for_are_left_out(api: JobsApi) -> None:
+    text = json.dumps({"text": "x" * 900_000}).encode()
+    batch = jobs_service_pb2.BatchCreateJobsRequest(
+        org_id="acme", requests=[_request(input_json=text)] * 5 + [_request()], return_jobs=True
+    )
+
+    answer = await api.jobs.BatchCreateJobs(batch)
+
+    assert answer.ByteSize() < _CLIENTS_ACCEPT
+    assert [result.HasField("job") for result in answer.results] == [True] * 4 + [False, True]
+    assert (await api.get(answer.results[4].job_id)).job_id
+
+
+async def test_thousands_of_long_errors_are_shortened(api: JobsApi) -> None:
+    bad = _request(
+        type="t" * 200 + "é",
+        created_by="c" * 300,
+        request_id="\0",
+        priority=101,
+        max_attempts=-1,
+        input_json=b"{",
+    )
+    bad.run_at.nanos = -1
+    batch = jobs_service_pb2.BatchCreateJobsRequest(org_id="acme", requests=[bad] * 10_000)
+
+    answer = await api.jobs.BatchCreateJobs(batch)
+
+    assert answer.ByteSize() < _CLIENTS_ACCEPT
+    first, last = answer.results[0].error, answer.results[-1].error
+    assert set(violations(first)) >= {
+        "type",
+        "created_by",
+        "request_id",
+        "priority",
+        "max_attempts",
+        "run_at",
+    }
+    assert last.code == code_pb2.INVALID_ARGUMENT
+    assert detail(last, error_details_pb2.ErrorInfo).reason == "INVALID_FIELDS"
+    assert first.message.startswith(last.message.removesuffix("…"))
+    assert len(last.message) > 50
 
 
 async def test_the_largest_batch_of_errors_is_still_one_answer(api: JobsApi) -> None:

@@ -52,6 +52,24 @@ async def test_a_created_job_is_returned_pending(api: JobsApi) -> None:
     assert await api.get(job.job_id) == job
 
 
+async def test_a_created_job_is_returned_as_it_is_read_afterwards(api: JobsApi) -> None:
+    run_at = Timestamp(seconds=4_000_000_000, nanos=123_456_000)
+    plain = await api.create(request_id="r-1")
+    full = await api.create(
+        input_json=b'{"b": 1, "a": {"n": 12345678901234567890, "f": 1.0, "t": "\\u00e9"}, "b": [2, null, true]}',
+        metadata={"z": 1, "a": [False]},
+        run_at=run_at,
+        priority=7,
+        max_attempts=9,
+        created_by="ann",
+        schedule_id=f"schedule_{'1' * 32}",
+    )
+
+    assert plain == await api.get(plain.job_id)
+    assert full == await api.get(full.job_id)
+    assert full.run_at == run_at
+
+
 async def test_all_that_a_request_names_is_kept(api: JobsApi) -> None:
     run_at = Timestamp(seconds=4_000_000_000, nanos=5000)
     schedule_id = "schedule_" + "0" * 31 + "1"

@@ -5,9 +5,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
-from millrace.jobs.v1 import job_pb2
-from millrace_database.ids import new_id
+from millrace.jobs.v1 import job_options_pb2, job_pb2
+from millrace_database.ids import format_id, new_id
+from millrace_database.job_options import ConcurrencyRule, JobOptions, RetryRule, UniqueRule
 from millrace_database.jobs_repository import JobRecord
 from millrace_jobs.job_messages import job_message
 from millrace_runtime.input_schema import compile_schema, find_violations
@@ -47,6 +49,60 @@ def _running(**changes: Any) -> JobRecord:
         read_at=START + MINUTE,
     )
     return replace(record, **changes)
+
+
+def test_a_job_shows_what_its_creator_asked_for() -> None:
+    options = JobOptions(
+        deadline=START,
+        timeout=MINUTE,
+        retry=RetryRule("exponential", MINUTE, 10 * MINUTE, 3.0, 0.0),
+        dead_letter_type="notes:bury",
+        unique=UniqueRule("daily", "organisation", "each", "return_existing"),
+        concurrency=ConcurrencyRule("disk", 1, "skip"),
+    )
+    parent, worker = new_id(), new_id()
+
+    job = job_message(_running(options_json=options.to_json(), parent_job_id=parent, worker_id=worker))
+
+    assert job.deadline.ToDatetime(UTC) == START
+    assert job.timeout.ToTimedelta() == MINUTE
+    policy = job.retry_policy
+    assert (policy.backoff, policy.factor) == (job_options_pb2.BACKOFF_EXPONENTIAL, 3)
+    assert (policy.initial_delay.ToTimedelta(), policy.max_delay.ToTimedelta()) == (MINUTE, 10 * MINUTE)
+    assert policy.HasField("jitter")
+    assert job.dead_letter_type == "notes:bury"
+    assert job.unique == job_options_pb2.Uniqueness(
+        key="daily",
+        scope=job_options_pb2.UNIQUE_SCOPE_ORGANISATION,
+        states=job_options_pb2.UNIQUE_STATES_EACH,
+        on_conflict=job_options_pb2.UNIQUE_CONFLICT_RETURN_EXISTING,
+    )
+    assert job.concurrency == job_options_pb2.Concurrency(
+        key="disk", limit=1, order=job_options_pb2.KEY_ORDER_SKIP_FAILED
+    )
+    assert job.parent_job_id == format_id("job", parent)
+    assert job.worker_id == format_id("worker", worker)
+
+
+def test_of_a_throttled_key_the_window_is_shown_and_no_states() -> None:
+    options = JobOptions(unique=UniqueRule("daily", window=MINUTE))
+
+    unique = job_message(_running(options_json=options.to_json())).unique
+
+    assert unique.window.ToTimedelta() == MINUTE
+    assert unique.states == job_options_pb2.UNIQUE_STATES_UNSPECIFIED
+
+
+def test_what_was_not_asked_for_is_unset() -> None:
+    job = job_message(_running())
+
+    for field in ("deadline", "timeout", "retry_policy", "unique", "concurrency"):
+        assert not job.HasField(field), field
+    assert (job.dead_letter_type, job.parent_job_id, job.worker_id) == ("", "", "")
+    only_delay = job_message(
+        _running(options_json=JobOptions(retry=RetryRule(initial_delay=MINUTE)).to_json())
+    )
+    assert only_delay.retry_policy == job_options_pb2.RetryPolicy(initial_delay=Duration(seconds=60))
 
 
 def _estimate(job: job_pb2.Job) -> datetime | None:

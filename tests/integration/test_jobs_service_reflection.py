@@ -56,7 +56,10 @@ async def test_a_job_is_created_and_read_in_its_json_form(api: JobsApi) -> None:
         name: request[name] for name in ("orgId", "type", "input", "metadata")
     }
     key = {"orgId": "acme", "jobId": job["jobId"]}
-    assert await _curl(api, "millrace.jobs.v1.JobsService/GetJob", key) == (0, created)
+    code, got = await _curl(api, "millrace.jobs.v1.JobsService/GetJob", key)
+    assert (code, got["job"]) == (0, job)
+    assert got["waitingReason"]["cause"] == "WAITING_CAUSE_SCHEDULED"
+    assert got["waitingReason"]["until"] == "2030-01-02T03:04:05Z"
 
 
 async def test_job_types_are_listed_in_their_json_form(api: JobsApi) -> None:

@@ -11,8 +11,9 @@ from millrace_database import job_lifecycle
 from millrace_database.database import Database
 from millrace_database.ids import new_id
 from millrace_database.job_lifecycle import CreatedJob, NewJob, create_jobs
-from millrace_jobs.job_writer import JobWriter
+from millrace_jobs.job_writer import JobWriter, WrittenJob
 from millrace_runtime.errors import Unavailable
+from support.polling import eventually
 
 
 @pytest.fixture
@@ -25,8 +26,25 @@ async def writer(database: Database) -> AsyncIterator[JobWriter]:
         await running
 
 
-def _job(input_json: str = "{}") -> NewJob:
-    return NewJob(new_id(), "acme", "notes:keep", input_json, "{}", "ann", max_attempts=1)
+def _job(input_json: str = "{}", request_id: str | None = None) -> NewJob:
+    return NewJob(
+        new_id(), "acme", "notes:keep", input_json, "{}", "ann", max_attempts=1, request_id=request_id
+    )
+
+
+async def _somebody_waits_for_a_lock(database: Database) -> bool:
+    async with database.connection() as connection:
+        waits: bool = await connection.fetchval(
+            """SELECT EXISTS (
+                SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+            )"""
+        )
+    return waits
+
+
+async def _write(writer: JobWriter, job: NewJob) -> WrittenJob:
+    (written,) = await writer.write([job], and_read=True)
+    return written
 
 
 async def test_calls_at_the_same_time_share_transactions(
@@ -41,9 +59,9 @@ async def test_calls_at_the_same_time_share_transactions(
     monkeypatch.setattr(job_lifecycle, "create_jobs", counted)
     jobs = [_job() for _ in range(100)]
 
-    written = await asyncio.gather(*(writer.write(job) for job in jobs))
+    written = await asyncio.gather(*(_write(writer, job) for job in jobs))
 
-    assert [result.record.job_id for result in written] == [job.job_id for job in jobs]
+    assert [result.record().job_id for result in written] == [job.job_id for job in jobs]
     assert sum(sizes) == 100
     assert len(sizes) < 10
 
@@ -51,20 +69,65 @@ async def test_calls_at_the_same_time_share_transactions(
 async def test_a_job_that_the_database_refuses_fails_alone(writer: JobWriter, database: Database) -> None:
     jobs = [_job(), _job('{"a": "\\u0000"}'), _job(), _job()]
 
-    results = await asyncio.gather(*(writer.write(job) for job in jobs), return_exceptions=True)
+    results = await asyncio.gather(*(_write(writer, job) for job in jobs), return_exceptions=True)
 
     assert [isinstance(result, asyncpg.DataError) for result in results] == [False, True, False, False]
     async with database.connection() as connection:
         assert await connection.fetchval("SELECT count(*) FROM jobs") == 3
 
 
+async def test_a_batch_that_the_database_refuses_fails_alone_and_as_a_whole(
+    writer: JobWriter, database: Database
+) -> None:
+    refused = writer.write([_job(), _job('{"a": "\\u0000"}')], and_read=False)
+    results = await asyncio.gather(
+        refused, writer.write([_job(), _job()], and_read=False), return_exceptions=True
+    )
+
+    assert isinstance(results[0], asyncpg.DataError)
+    assert not isinstance(results[1], BaseException)
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM jobs") == 2
+
+
+async def test_a_group_that_is_held_up_does_not_hold_up_others(writer: JobWriter, database: Database) -> None:
+    # The first job of a type, ever, makes others of the type wait for its commit.
+    await _write(writer, _job())
+    taken = _job(request_id="r1")
+    async with database.transaction() as other:
+        await create_jobs(other, [taken])
+        held_up = asyncio.create_task(_write(writer, _job(request_id="r1")))
+        await eventually(lambda: _somebody_waits_for_a_lock(database))
+        async with asyncio.timeout(5):
+            for _ in range(3):
+                await _write(writer, _job())
+        assert not held_up.done()
+
+    written = await held_up
+    assert written.created.already_existed
+    assert written.record().job_id == taken.job_id
+
+
+async def test_existing_jobs_are_read_for_those_who_want_them(writer: JobWriter, database: Database) -> None:
+    async with database.transaction() as connection:
+        await create_jobs(connection, [_job(request_id="r1")])
+        await connection.execute("UPDATE jobs SET progress = 40")
+
+    (wanted,) = await writer.write([_job(request_id="r1")], and_read=True)
+    (unwanted,) = await writer.write([_job(request_id="r1")], and_read=False)
+
+    assert wanted.record().progress == 40
+    assert unwanted.created == wanted.created
+    assert unwanted.existing is None
+
+
 async def test_a_caller_that_gives_up_does_not_hinder_the_others(writer: JobWriter) -> None:
-    impatient = asyncio.create_task(writer.write(_job()))
-    patient = asyncio.create_task(writer.write(_job()))
+    impatient = asyncio.create_task(_write(writer, _job()))
+    patient = asyncio.create_task(_write(writer, _job()))
     await asyncio.sleep(0)
     impatient.cancel()
 
-    assert (await patient).record.status == "pending"
+    assert (await patient).record().status == "pending"
     with pytest.raises(asyncio.CancelledError):
         await impatient
 
@@ -83,9 +146,9 @@ async def test_a_batch_that_gives_way_in_a_deadlock_is_written_again(
     monkeypatch.setattr(job_lifecycle, "create_jobs", deadlocked_at_first)
     jobs = [_job(), _job()]
 
-    created = await writer.write_all(jobs)
+    written = await writer.write(jobs, and_read=False)
 
-    assert created == [CreatedJob(job.job_id) for job in jobs]
+    assert [result.created for result in written] == [CreatedJob(job.job_id) for job in jobs]
 
 
 async def test_nobody_waits_for_a_writer_that_has_ended(database: Database) -> None:
@@ -93,7 +156,7 @@ async def test_nobody_waits_for_a_writer_that_has_ended(database: Database) -> N
     running = asyncio.create_task(writer.run())
     async with database.transaction() as connection:
         await connection.execute("LOCK TABLE jobs")
-        waiting = [asyncio.create_task(writer.write(_job())) for _ in range(3)]
+        waiting = [asyncio.create_task(_write(writer, _job())) for _ in range(3)]
         await asyncio.sleep(0)
         running.cancel()
         await asyncio.wait([running])
@@ -101,4 +164,4 @@ async def test_nobody_waits_for_a_writer_that_has_ended(database: Database) -> N
             with pytest.raises(Unavailable):
                 await task
     with pytest.raises(Unavailable):
-        await writer.write(_job())
+        await _write(writer, _job())

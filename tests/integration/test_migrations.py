@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from typer import Typer
@@ -14,16 +15,12 @@ from millrace_database import Database, UnsupportedServerError, is_unavailable
 from millrace_database import migrate as migrate_module
 from millrace_database.connection_url import asyncpg_dsn, with_database
 from millrace_database.metadata import metadata
-from millrace_database.migrate import (
-    VERSION_TABLE,
-    alembic_config,
-    latest_version,
-    migrate,
-    schema_is_current,
-)
+from millrace_database.migrate import alembic_config, migrate
 from millrace_database.migrate_command import migrate as migrate_command
-from millrace_database.tables import jobs
-from millrace_queue.schema import VERSION_1
+from millrace_database.schema_version import VERSION_TABLE, latest_version, schema_is_current
+from millrace_database.tables import FAILED_STATUSES, FINAL_STATUSES, JOB_STATUSES, jobs
+from millrace_queue.schema import VERSION_1, VERSION_2
+from millrace_queue.schema_version_3 import VERSION_3
 
 _READ_VERSION = "SELECT version_num FROM millrace_schema_version"
 _SET_VERSION = "UPDATE millrace_schema_version SET version_num = '9999'"
@@ -68,7 +65,7 @@ async def _shape(url: str) -> dict[str, set[tuple[object, ...]]]:
 
 async def test_the_migrations_make_what_the_tables_say(empty_url: str, database_url: str) -> None:
     def create(connection: Connection) -> None:
-        for statement in VERSION_1:
+        for statement in (*VERSION_1, *VERSION_2, *VERSION_3):
             connection.execute(text(statement))
         metadata.create_all(connection)
 
@@ -93,6 +90,75 @@ async def test_several_may_migrate_at_the_same_time(empty_url: str) -> None:
         rows = await connection.fetch(_READ_VERSION)
     await database.close()
     assert [row["version_num"] for row in rows] == [latest_version()]
+
+
+async def _upgrade(url: str, version: str) -> None:
+    def upgrade(connection: Connection) -> None:
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, version)
+
+    database = await Database.open(url, application_name="test")
+    async with database.session() as session:
+        await session.run_sync(upgrade)
+    await database.close()
+
+
+async def _until_migration_waits(connection: asyncpg.Connection) -> None:
+    waits = """
+        SELECT count(*) > 0 FROM pg_stat_activity
+        WHERE application_name = 'millrace migrate' AND datname = current_database()
+            AND cardinality(pg_blocking_pids(pid)) > 0
+    """
+    async with asyncio.timeout(10):
+        while not await connection.fetchval(waits):
+            await asyncio.sleep(0.005)
+
+
+_OLD_JOB = "INSERT INTO jobs (job_id, org_id, type, max_attempts) VALUES ($1, 'acme', 'a', 4)"
+_OLD_ENTRY = "INSERT INTO queue (id, type, tenant, max_attempts) VALUES ($1, 'a', 'acme', 4)"
+
+
+@pytest.mark.parametrize("statements", [(_OLD_JOB, _OLD_ENTRY), (_OLD_ENTRY, _OLD_JOB)])
+async def test_a_service_at_work_and_a_migration_do_not_stop_each_other(
+    empty_url: str, statements: tuple[str, str]
+) -> None:
+    await _upgrade(empty_url, "0001")
+    database = await Database.open(empty_url, application_name="test")
+    job_id = uuid4()
+    async with (
+        database.connection() as observer,
+        asyncio.TaskGroup() as tasks,
+        database.transaction() as connection,
+    ):
+        await connection.execute(statements[0], job_id)
+        tasks.create_task(migrate(empty_url))
+        await _until_migration_waits(observer)
+        await connection.execute(statements[1], job_id)
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT job_id FROM jobs JOIN queue ON id = job_id") == job_id
+    await database.close()
+    assert await schema_is_current(empty_url)
+
+
+async def test_migrating_keeps_what_jobs_have_come_to(empty_url: str) -> None:
+    await _upgrade(empty_url, "0001")
+    database = await Database.open(empty_url, application_name="test")
+    async with database.connection() as connection:
+        for status in JOB_STATUSES:
+            await connection.execute(
+                "INSERT INTO jobs (job_id, org_id, type, max_attempts, status, completed_at)"
+                " VALUES ($1, 'acme', 'a', 4, $2, CASE WHEN $3 THEN now() END)",
+                uuid4(),
+                status,
+                status in FINAL_STATUSES,
+            )
+        await migrate(empty_url)
+        rows = await connection.fetch("SELECT status, outcome FROM jobs")
+    await database.close()
+    assert {row["status"]: row["outcome"] for row in rows} == {
+        status: status if status in FAILED_STATUSES else None for status in JOB_STATUSES
+    }
 
 
 async def test_migrating_again_changes_nothing(database: Database) -> None:
@@ -154,6 +220,7 @@ def test_versions_sort_in_the_order_in_which_they_apply() -> None:
     revisions = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()]
     assert revisions == sorted(revisions, reverse=True)
     assert all(re.fullmatch(r"\d{4}", revision) for revision in revisions)
+    assert revisions[0] == latest_version()
 
 
 def test_the_command_migrates_and_checks(empty_url: str) -> None:

@@ -89,7 +89,9 @@ async def test_rescue_goes_by_missing_heartbeats_and_not_by_age(database: Databa
 
         rescued = await rescue(conn, limit=PLENTY)
 
-        assert rescued == [Rescued(lost.id, lost.type, dead, 1, Rescue.READY)]
+        assert rescued == [
+            Rescued(lost.id, lost.type, dead, 1, lost.fence, Rescue.READY, {"address": "127.0.0.1:50053"})
+        ]
         assert not (await heartbeat(conn, dead, draining=False)).known
         assert len((await heartbeat(conn, alive, draining=False)).held) == 1
 
@@ -110,15 +112,15 @@ async def test_a_rescued_entry_runs_again_and_its_old_lease_is_void(database: Da
 
 async def test_an_entry_that_kills_its_workers_ends(database: Database) -> None:
     async with database.connection() as conn:
-        await enqueue(conn, [sample_entry("a", max_attempts=3)])
+        await enqueue(conn, [sample_entry("a", max_attempts=2)])
         outcomes = []
-        for _ in range(3):
+        for _ in range(2):
             worker_id = await new_worker(conn)
             assert len(await claim(conn, worker_id, {"a": 1}, 1)) == 1
             await lose_heartbeat(conn, worker_id)
             outcomes += [rescued.outcome for rescued in await rescue(conn, limit=PLENTY)]
 
-        assert outcomes == [Rescue.READY, Rescue.READY, Rescue.EXHAUSTED]
+        assert outcomes == [Rescue.READY, Rescue.EXHAUSTED]
         assert await conn.fetchval("SELECT count(*) FROM queue") == 0
 
 

@@ -1,61 +1,40 @@
-"""What the hot statements and the lists read of large tables, by EXPLAIN ANALYZE."""
+"""What the hot statements read of large tables, by EXPLAIN ANALYZE."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import pytest
-from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
-from millrace_database import job_lifecycle, job_statements
-from millrace_database.connection_url import asyncpg_dsn, with_database
+from millrace_database import attempt_records, job_attempts_repository, job_lifecycle, job_statements
 from millrace_database.database import Database
 from millrace_database.ids import new_id
-from millrace_database.jobs_repository import JobFilters, list_statement
-from millrace_database.migrate import migrate
-from millrace_queue import statements
+from millrace_queue import Lease, attempt_statements, line_statements, statements
+from support.large_tables import fill_jobs, filled_database, reads_of
 from support.queue_samples import created_jobs, new_worker, sample_job
 
 _JOBS = 200_000
 _WAITING = 30_000
 _BATCH = 100
-_PAGE = 50
-_SCHEDULE = new_id()
 
-# One job a minute, the newest an hour old. All but every thousandth belong to one organisation, are completed, of
-# one type, and so on: what is rare must not be searched for among what is not. One organisation has nothing new.
-_FILL_JOBS = """
-INSERT INTO jobs (
-    job_id, org_id, type, status, metadata, created_by, created_at, completed_at, max_attempts, schedule_id, request_id
-)
-SELECT
-    (lpad(to_hex((extract(epoch FROM time) * 1000)::bigint), 12, '0') || '70008000' || lpad(to_hex(n), 12, '0'))::uuid,
-    CASE WHEN n % 1000 = 1 THEN 'small' WHEN n > $1 / 2 AND n % 2 = 0 THEN 'past' ELSE 'acme' END,
-    CASE WHEN n % 1000 = 2 THEN 'imports:load' ELSE 'reports:generate' END,
-    CASE WHEN n % 1000 = 3 THEN 'failed' WHEN n % 1000 = 4 THEN 'pending' ELSE 'completed' END,
-    CASE WHEN n % 100 = 5 THEN jsonb_build_object('order', n) ELSE '{}' END,
-    CASE WHEN n % 1000 = 6 THEN 'bob' ELSE 'ann' END,
-    time,
-    CASE WHEN n % 1000 <> 4 THEN time END,
-    4,
-    CASE WHEN n % 1000 = 7 THEN $2::uuid END,
-    n::text
-FROM generate_series(1, $1::integer) AS n, LATERAL (SELECT now() - (n + 59) * interval '1 minute' AS time) AS derived
-"""
 _FILL_QUEUE = """
-INSERT INTO queue (id, type, tenant, max_attempts, state, run_at)
-SELECT gen_random_uuid(), 'reports:generate', 'acme', 4, state, now() + interval '1 day' + n * interval '1 second'
+INSERT INTO queue (id, type, tenant, max_attempts, state, run_at, rank)
+SELECT gen_random_uuid(), 'reports:generate', 'acme', 4, state, now() + interval '1 day' + n * interval '1 second',
+    n * 1000000::bigint
 FROM generate_series(1, $1::integer) AS n, unnest('{ready,scheduled}'::text[]) AS state
 """
 _HOLD = """
 UPDATE queue SET state = 'running', attempt = 1, fence = nextval('queue_fence'), worker_id = $1
 WHERE id IN (SELECT id FROM queue WHERE state = 'ready' LIMIT $2::integer)
 RETURNING id, fence
+"""
+_FILL_ATTEMPTS = """
+INSERT INTO job_attempts (job_id, fence, attempt, outcome)
+SELECT gen_random_uuid(), n, 1, 'worker_lost' FROM generate_series(1, $1::integer) AS n
 """
 
 
@@ -72,34 +51,22 @@ class _Large:
 
 @pytest.fixture(scope="module")
 def large(postgres_url: str) -> Iterator[_Large]:
-    name = f"plans_{uuid4().hex}"
-    with asyncio.Runner() as runner:
-        runner.run(_on(postgres_url, f"CREATE DATABASE {name}"))
-        yield runner.run(_filled(with_database(postgres_url, name)))
-        runner.run(_on(postgres_url, f"DROP DATABASE {name} WITH (FORCE)"))
+    with filled_database(postgres_url, _filled) as filled:
+        yield filled
 
 
-async def _on(url: str, statement: str) -> None:
-    conn = await asyncpg.connect(asyncpg_dsn(url))
-    try:
-        await conn.execute(statement)
-    finally:
-        await conn.close()
-
-
-async def _filled(url: str) -> _Large:
-    await migrate(url)
-    conn = await asyncpg.connect(asyncpg_dsn(url))
-    try:
-        await conn.execute(_FILL_JOBS, _JOBS, _SCHEDULE)
-        await conn.execute(_FILL_QUEUE, _WAITING)
-        worker_id = await new_worker(conn)
-        await new_worker(conn)
-        held = await conn.fetch(_HOLD, worker_id, _BATCH)
-        await conn.execute("ANALYZE jobs, queue, queue_workers")
-        jobs = await conn.fetch("SELECT job_id FROM jobs WHERE status = 'pending' LIMIT $1", _BATCH)
-    finally:
-        await conn.close()
+async def _filled(url: str, conn: asyncpg.Connection) -> _Large:
+    await fill_jobs(conn, _JOBS, new_id())
+    await conn.execute(_FILL_QUEUE, _WAITING)
+    await conn.execute(
+        "INSERT INTO queue_lines (type, priority) VALUES ('reports:generate', 0), ('imports:load', 0)"
+    )
+    worker_id = await new_worker(conn)
+    await new_worker(conn)
+    held = await conn.fetch(_HOLD, worker_id, _BATCH)
+    await conn.execute(_FILL_ATTEMPTS, _WAITING)
+    await conn.execute("ANALYZE jobs, job_attempts, queue, queue_workers")
+    jobs = await conn.fetch("SELECT job_id FROM jobs WHERE status = 'pending' LIMIT $1", _BATCH)
     ids, fences = [row["id"] for row in held], [row["fence"] for row in held]
     return _Large(url, worker_id, ids, fences, [row["job_id"] for row in jobs])
 
@@ -118,37 +85,10 @@ async def conn(large: _Large) -> AsyncIterator[asyncpg.Connection]:
         await database.close()
 
 
-class _Reads:
-    """How many rows of which table a statement looked at, and how."""
-
-    def __init__(self, plan: str) -> None:
-        self.plan = plan
-        self.rows: dict[str, int] = {"jobs": 0, "queue": 0}
-        self.whole: set[str] = set()
-        self._add(json.loads(plan)[0]["Plan"])
-
-    def _add(self, node: dict[str, Any]) -> None:
-        removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
-        if (table := node.get("Relation Name")) in self.rows and "Scan" in node["Node Type"]:
-            self.rows[table] += round((node["Actual Rows"] + removed) * node["Actual Loops"])
-            if node["Node Type"] == "Seq Scan":
-                self.whole.add(table)
-        for child in node.get("Plans", []):
-            self._add(child)
-
-
-async def _reads(conn: asyncpg.Connection, statement: str, *arguments: object) -> _Reads:
-    reads = _Reads(await conn.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", *arguments))
-    assert reads.whole == set(), reads.plan
-    return reads
-
-
 async def test_a_claim_reads_what_it_takes(large: _Large, conn: asyncpg.Connection) -> None:
     types, places = ["imports:load", "reports:generate", "unknown"], [_BATCH, _BATCH, _BATCH]
 
-    beginning = [[-(2**31)] * 3, [UUID(int=0)] * 3]
-
-    reads = await _reads(conn, statements.CLAIM, large.worker_id, types, places, _BATCH, *beginning)
+    reads = await reads_of(conn, statements.CLAIM, large.worker_id, types, places, _BATCH)
 
     # Each entry once to rank it, once to lock it, once to update it.
     assert 2 * _BATCH < reads.rows["queue"] <= 3 * _BATCH
@@ -166,7 +106,7 @@ async def test_a_claim_reads_what_it_takes(large: _Large, conn: asyncpg.Connecti
 async def test_leases_are_looked_up_one_by_one(
     large: _Large, conn: asyncpg.Connection, statement: str, times: int
 ) -> None:
-    reads = await _reads(conn, statement, large.held, large.fences)
+    reads = await reads_of(conn, statement, large.held, large.fences)
 
     assert 0 < reads.rows["queue"] <= times * _BATCH
 
@@ -175,34 +115,87 @@ async def test_leases_are_looked_up_one_by_one(
 async def test_a_failure_is_looked_up_by_its_lease(
     large: _Large, conn: asyncpg.Connection, delay: timedelta | None
 ) -> None:
-    reads = await _reads(conn, statements.FAIL, large.held, large.fences, [delay] * _BATCH)
+    leases, lost = (large.held, large.fences), [False] * _BATCH
+    reads = await reads_of(conn, attempt_statements.FAIL, *leases, [delay] * _BATCH, lost, False)
 
     assert reads.rows["queue"] == 2 * _BATCH
 
 
 async def test_a_cancellation_is_looked_up_by_its_id(large: _Large, conn: asyncpg.Connection) -> None:
-    assert (await _reads(conn, statements.CANCEL, large.held)).rows["queue"] <= 2 * _BATCH
+    assert (await reads_of(conn, statements.CANCEL, large.held)).rows["queue"] <= 2 * _BATCH
 
 
 async def test_a_heartbeat_reads_what_the_worker_holds(large: _Large, conn: asyncpg.Connection) -> None:
-    assert (await _reads(conn, statements.HEARTBEAT, large.worker_id, False)).rows["queue"] == _BATCH
-    assert (await _reads(conn, statements.HELD_LEASES, large.worker_id)).rows["queue"] == _BATCH
+    assert (await reads_of(conn, statements.HEARTBEAT, large.worker_id, False)).rows["queue"] == _BATCH
+    assert (await reads_of(conn, statements.HELD_LEASES, large.worker_id)).rows["queue"] == _BATCH
 
 
 async def test_a_rescue_reads_what_is_held(large: _Large, conn: asyncpg.Connection) -> None:
-    assert (await _reads(conn, statements.RESCUE, 1000)).rows["queue"] == _BATCH
+    assert (await reads_of(conn, attempt_statements.ORPHANS, 1000)).rows["queue"] == _BATCH
     await conn.execute("DELETE FROM queue_workers")
-    assert (await _reads(conn, statements.RESCUE, 10)).rows["queue"] <= _BATCH + 3 * 10
+    assert (await reads_of(conn, attempt_statements.ORPHANS, 10)).rows["queue"] <= _BATCH + 3 * 10
+
+
+async def test_a_snooze_is_looked_up_by_its_lease(large: _Large, conn: asyncpg.Connection) -> None:
+    delays = [timedelta(hours=1)] * _BATCH
+    reads = await reads_of(conn, attempt_statements.SNOOZE, large.held, large.fences, delays)
+
+    assert reads.rows["queue"] == 2 * _BATCH
+
+
+async def test_expiry_reads_what_is_overdue(large: _Large, conn: asyncpg.Connection) -> None:
+    assert (await reads_of(conn, attempt_statements.EXPIRE, 1000)).rows["queue"] == 0
+    assert (await reads_of(conn, attempt_statements.SECONDS_UNTIL_EXPIRY)).rows["queue"] <= 1
+    await conn.execute(
+        """UPDATE queue SET expires_at = now() WHERE id IN (
+            SELECT id FROM queue WHERE state <> 'running' LIMIT $1::integer
+        )""",
+        2 * _BATCH,
+    )
+    assert (await reads_of(conn, attempt_statements.SECONDS_UNTIL_EXPIRY)).rows["queue"] <= 1
+    assert (await reads_of(conn, attempt_statements.EXPIRE, _BATCH)).rows["queue"] <= 4 * _BATCH
+
+
+async def test_attempts_are_recorded_and_read_by_their_jobs(large: _Large, conn: asyncpg.Connection) -> None:
+    leases = [Lease(job_id, number) for number, job_id in enumerate(large.jobs)]
+    texts = [_each("failed"), _each("BROKEN"), _each("It broke."), _each(None)]
+    columns = ([lease.id for lease in leases], [lease.fence for lease in leases])
+
+    assert (await reads_of(conn, attempt_records._RECORD, *columns, *texts)).rows["jobs"] == _BATCH
+    reads = await reads_of(conn, attempt_records._RECORD_LOST_LEASES, *columns, "lost")
+    assert reads.rows["job_attempts"] <= _BATCH
+    reads = await reads_of(conn, job_attempts_repository._LIST, large.jobs[0], None, None, 10)
+    assert (reads.rows["jobs"], reads.rows["job_attempts"]) == (2, 1)
 
 
 async def test_promotion_reads_what_is_due(large: _Large, conn: asyncpg.Connection) -> None:
-    assert (await _reads(conn, statements.PROMOTE, 1000)).rows["queue"] == 0
-    assert (await _reads(conn, statements.SECONDS_UNTIL_DUE)).rows["queue"] == 1
+    assert (await reads_of(conn, line_statements.PROMOTE, 1000)).rows["queue"] == 0
+    assert (await reads_of(conn, statements.SECONDS_UNTIL_DUE)).rows["queue"] == 1
     await conn.execute(
         "UPDATE queue SET run_at = now() - interval '1 s' WHERE id IN"
         " (SELECT id FROM queue WHERE state = 'scheduled' LIMIT 500)"
     )
-    assert (await _reads(conn, statements.PROMOTE, _BATCH)).rows["queue"] <= 2 * _BATCH
+    # And the head of the line, and the last entry of the tenant in it.
+    assert (await reads_of(conn, line_statements.PROMOTE, _BATCH)).rows["queue"] <= 2 * _BATCH + 2
+
+
+async def test_coming_in_reads_two_entries_of_the_line(large: _Large, conn: asyncpg.Connection) -> None:
+    ids = [new_id() for _ in range(_BATCH)]
+    ordinary = [_each("reports:generate"), _each("acme"), _each(4), _each(0), _each(0)]
+
+    reads = await reads_of(conn, line_statements.ENQUEUE, ids, *ordinary, *[_each(None)] * 8)
+
+    assert reads.rows["queue"] <= 2
+
+
+@pytest.mark.parametrize("from_beginning", [False, True])
+async def test_keeping_a_line_reads_its_head(
+    large: _Large, conn: asyncpg.Connection, from_beginning: bool
+) -> None:
+    reads = await reads_of(conn, line_statements.KEEP_LINES, ["reports:generate"], [0], [5], from_beginning)
+
+    assert reads.rows["queue"] <= 2
+    assert (await reads_of(conn, line_statements.ADD_LINES)).rows["queue"] <= 2
 
 
 def _each(value: object) -> list[Any]:
@@ -212,36 +205,41 @@ def _each(value: object) -> list[Any]:
 @pytest.mark.parametrize(
     ("statement", "columns"),
     [
-        (job_statements.START_JOBS, [_each(2)]),
+        (job_statements.START_JOBS, [_each(2), new_id()]),
         (job_statements.COMPLETE_JOBS, [_each("{}")]),
         (
             job_statements.FAIL_JOBS,
             [_each("pending"), _each(None), _each("BROKEN"), _each("It broke."), _each(True)],
         ),
         (job_statements.CANCEL_JOBS, []),
+        (job_statements.HAND_BACK_JOBS, []),
+        (job_statements.SNOOZE_JOBS, [_each(timedelta(hours=1)), _each("later")]),
         (job_statements.REPORT_PROGRESS, [_each(50), _each("half way"), _each(None), _each(None)]),
         (job_statements.GET_CHANGED_JOBS, [_each(0)]),
     ],
 )
 async def test_jobs_are_looked_up_by_their_ids(
-    large: _Large, conn: asyncpg.Connection, statement: str, columns: Sequence[list[Any]]
+    large: _Large, conn: asyncpg.Connection, statement: str, columns: Sequence[Any]
 ) -> None:
-    assert (await _reads(conn, statement, large.jobs, *columns)).rows["jobs"] == _BATCH
+    if statement in (job_statements.HAND_BACK_JOBS, job_statements.SNOOZE_JOBS):
+        await conn.execute("UPDATE jobs SET attempt = 1 WHERE job_id = ANY ($1)", large.jobs)
+    assert (await reads_of(conn, statement, large.jobs, *columns)).rows["jobs"] == _BATCH
 
 
 async def test_one_job_is_looked_up_by_its_id(large: _Large, conn: asyncpg.Connection) -> None:
     job_id = large.jobs[0]
 
-    assert (await _reads(conn, job_statements.GET_JOB, job_id, None)).rows["jobs"] == 1
-    assert (await _reads(conn, job_statements.GET_STATUS, job_id, "acme")).rows["jobs"] <= 1
-    assert (await _reads(conn, job_statements.RETRY_JOB, job_id, "acme", 1)).rows["jobs"] <= 1
-    assert (await _reads(conn, job_statements.REQUEST_CANCELLATION, job_id)).rows["jobs"] <= 1
+    assert (await reads_of(conn, job_statements.GET_JOB, job_id, None)).rows["jobs"] == 1
+    assert (await reads_of(conn, job_statements.GET_STATUS, job_id, "acme")).rows["jobs"] <= 1
+    assert (await reads_of(conn, job_statements.LOCK_RETRYABLE_JOB, job_id, "acme")).rows["jobs"] <= 1
+    assert (await reads_of(conn, job_statements.RETRY_JOB, job_id, 5)).rows["jobs"] <= 1
+    assert (await reads_of(conn, job_statements.REQUEST_CANCELLATION, [job_id])).rows["jobs"] <= 1
 
 
 async def test_requests_are_looked_up_one_by_one(large: _Large, conn: asyncpg.Connection) -> None:
     requests = [str(1000 * number) for number in range(1, _BATCH + 1)]
 
-    reads = await _reads(
+    reads = await reads_of(
         conn,
         job_statements.FIND_BY_REQUEST,
         list(range(_BATCH)),
@@ -252,64 +250,6 @@ async def test_requests_are_looked_up_one_by_one(large: _Large, conn: asyncpg.Co
     )
 
     assert reads.rows["jobs"] == _BATCH
-
-
-def _ago(days: float) -> datetime:
-    return datetime.now(UTC) - timedelta(days=days)
-
-
-_HOUR_OF_JOBS = 60
-
-
-@pytest.mark.parametrize(
-    ("filters", "most"),
-    [
-        (JobFilters("acme"), 2 * _PAGE),
-        (JobFilters(None), 2 * _PAGE),
-        (JobFilters("small"), 2 * _PAGE),
-        (JobFilters("past"), 2 * _PAGE),
-        (JobFilters("past", types=["reports:generate"], statuses=["completed"]), 3 * _PAGE),
-        (JobFilters("acme", statuses=["failed"]), 2 * _PAGE),
-        (JobFilters("acme", statuses=["failed", "pending", "completed"]), 4 * _PAGE),
-        (JobFilters("acme", statuses=["failed", "cancelled"]), 2 * _PAGE),
-        (JobFilters("acme", types=["imports:load"]), 2 * _PAGE),
-        (JobFilters("acme", types=["imports:load", "reports:generate"]), 3 * _PAGE),
-        (JobFilters("acme", types=["imports:load", "unknown"]), 2 * _PAGE),
-        (JobFilters("acme", statuses=["failed"], types=["reports:generate"]), 2 * _PAGE),
-        (JobFilters("acme", created_by="bob"), 2 * _PAGE),
-        (JobFilters("acme", created_by="bob", statuses=["failed", "completed"]), 600),
-        (JobFilters("acme", schedule_id=_SCHEDULE), 2 * _PAGE),
-        (JobFilters(None, schedule_id=_SCHEDULE), 2 * _PAGE),
-        (JobFilters("acme", metadata_json='{"order": 100005}'), 2),
-        (JobFilters(None, metadata_json='{"order": 100005}'), 2),
-        (JobFilters("acme", created_before=_ago(100)), 2 * _PAGE + _HOUR_OF_JOBS),
-        (JobFilters(None, created_before=_ago(100)), 2 * _PAGE + _HOUR_OF_JOBS),
-        (
-            JobFilters("acme", created_after=_ago(10), created_before=_ago(10 - 1 / 24)),
-            3 * _HOUR_OF_JOBS + _PAGE,
-        ),
-        (JobFilters("small", created_after=_ago(1)), 2 * _PAGE),
-        (JobFilters("acme", statuses=["completed"], created_before=_ago(100)), 2 * _PAGE + _HOUR_OF_JOBS),
-    ],
-)
-async def test_a_list_reads_little_more_than_its_page(
-    conn: asyncpg.Connection, filters: JobFilters, most: int
-) -> None:
-    query = list_statement(filters, None, _PAGE).compile(dialect=dialect())  # type: ignore[no-untyped-call]
-    arguments = [query.params[name] for name in query.positiontup or ()]
-
-    reads = await _reads(conn, query.string, *arguments)
-
-    assert reads.rows["jobs"] <= most, reads.plan
-
-
-async def test_a_page_deep_in_a_list_costs_no_more_than_the_first(
-    large: _Large, conn: asyncpg.Connection
-) -> None:
-    query = list_statement(JobFilters("acme"), large.jobs[0], _PAGE).compile(dialect=dialect())  # type: ignore[no-untyped-call]
-    arguments = [query.params[name] for name in query.positiontup or ()]
-
-    assert (await _reads(conn, query.string, *arguments)).rows["jobs"] <= 2 * _PAGE
 
 
 async def _rows_read_in_sequence(conn: asyncpg.Connection) -> int:

@@ -162,8 +162,7 @@ async def test_handlers_that_hold_all_connections_do_not_hold_up_other_jobs(
 async def test_claims_do_not_get_slower_while_a_transaction_elsewhere_stays_open(
     database: Database, registry: Registry, tmp_path: Path
 ) -> None:
-    """It keeps in the index what claimed jobs leave there, and each claim from the beginning reads all of that."""
-    jobs = 3_000
+    """It keeps in the index what claimed jobs leave there; once the line has gone on, no claim reads that again."""
 
     @registry.job_handler("robust:idle")
     async def idle(context: JobContext[dict[str, Any]]) -> None:
@@ -173,15 +172,26 @@ async def test_claims_do_not_get_slower_while_a_transaction_elsewhere_stays_open
     async def busy(context: JobContext[dict[str, Any]]) -> None:
         await asyncio.sleep(0)
 
-    await create(database, "robust:busy", [{}] * jobs, hint=False)
+    async def drained(jobs: int) -> int:
+        """How many entries of the line have been read so far, when so many more jobs have run."""
+        await create(database, "robust:busy", [{}] * jobs, hint=False)
+        async with worker(database, registry, tmp_path):
+            await fetched(database, "SELECT FROM queue LIMIT 1", lambda rows: not rows, within=30)
+            await fetched(
+                database, "SELECT FROM queue_lines WHERE start > 0 AND start = next_start", bool, within=30
+            )
+        # The statistics are complete once the worker's connections have ended.
+        (row,) = await fetch(
+            database, "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'queue_ranked'"
+        )
+        count: int = row["idx_tup_read"]
+        return count
+
     async with database.session() as old:
         await old.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
         await old.execute(text("SELECT count(*) FROM queue"))
-        async with worker(database, registry, tmp_path):
-            await fetched(database, "SELECT FROM queue LIMIT 1", lambda rows: not rows, within=30)
-        # The statistics are complete once the worker's connections have ended.
-        (read_rows,) = await fetch(
-            database, "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'queue_ready'"
-        )
+        before = await drained(3_000)
+        after = await drained(200)
 
-    assert read_rows["idx_tup_read"] < 8 * jobs
+    # From the beginning each of at least ten claims would read what 3,000 entries have left there.
+    assert after - before < 15_000

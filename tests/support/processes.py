@@ -15,7 +15,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 MILLRACE = Path(sys.executable).with_name("millrace")
-READY_SECONDS = 30
+READY_SECONDS = 90
+_LEASH = Path(__file__).with_name("leash.py")
 POLL_SECONDS = 0.05
 
 
@@ -71,8 +72,9 @@ class ServiceProcess:
         """Starts the process and, unless told otherwise, waits until it says SERVING."""
         environment = {**os.environ, **self.environment, f"MILLRACE_{self.name.upper()}_PORT": str(self.port)}
         with self.log.open("ab") as log:
+            leash = (sys.executable, "-I", "-S", _LEASH, str(os.getpid()))
             self.process = await asyncio.create_subprocess_exec(
-                MILLRACE, "serve", self.name, env=environment, stdout=log, stderr=log
+                *leash, MILLRACE, "serve", self.name, env=environment, stdout=log, stderr=log
             )
         if ready:
             await eventually_health(self.address, serving=True)

@@ -28,8 +28,9 @@ def sample_entry(
     max_attempts: int = 4,
     priority: int = 0,
     run_at: datetime | None = None,
+    tenant: str = "acme",
 ) -> NewEntry:
-    return NewEntry(new_id(), type_, "acme", max_attempts, priority, run_at)
+    return NewEntry(new_id(), type_, tenant, max_attempts, priority, run_at)
 
 
 def sample_job(**changes: Any) -> NewJob:
@@ -101,6 +102,22 @@ async def lose_heartbeat(conn: asyncpg.Connection, worker_id: UUID) -> None:
 async def make_due(conn: asyncpg.Connection) -> None:
     """Lets the time pass that scheduled entries wait for."""
     await conn.execute("UPDATE queue SET run_at = now() - interval '1 ms' WHERE state = 'scheduled'")
+
+
+async def turn_clock(conn: asyncpg.Connection, forward: timedelta) -> None:
+    """Moves all that is to come, and all heartbeats, as far into the past as a clock would that is set forward."""
+    await conn.execute(
+        "UPDATE queue SET run_at = run_at - $1::interval, expires_at = expires_at - $1::interval", forward
+    )
+    await conn.execute("UPDATE queue_workers SET heartbeat_at = heartbeat_at - $1::interval", forward)
+    await conn.execute(
+        """
+        UPDATE jobs
+        SET options = options || jsonb_build_object('deadline', (options ->> 'deadline')::timestamptz - $1::interval)
+        WHERE options ? 'deadline'
+        """,
+        forward,
+    )
 
 
 @asynccontextmanager

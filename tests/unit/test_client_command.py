@@ -7,8 +7,21 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from millrace_client import Cron, Daily, Every, Monthly, Once, Weekday, Weekly
+from millrace_client import (
+    Cron,
+    Daily,
+    Every,
+    JobTypeLimits,
+    Monthly,
+    Once,
+    OrganisationLimits,
+    RateLimit,
+    UniqueConflict,
+    Weekday,
+    Weekly,
+)
 from millrace_client.command import parse
+from millrace_client.command.limit_text import limit_text
 from millrace_client.command.main import build_app
 from millrace_client.command.output import plain
 
@@ -32,6 +45,20 @@ from millrace_client.command.output import plain
         (["--org", "acme", "jobs", "create", "noop", "--run-at", "soon"], "not a time"),
         (["--org", "acme", "jobs", "create", "noop", "--priority", "high"], "'--priority'"),
         (["--org", "acme", "jobs", "list", "--status", "done"], "none of PENDING, PROCESSING"),
+        (["--org", "acme", "jobs", "create", "noop", "--delay", "soon"], "not a length of time"),
+        (["--org", "acme", "jobs", "create", "noop", "--unique-key", "k", "--unique-states", "x"], "none of WAITING, RUNNING"),
+        (["--org", "acme", "jobs", "create", "noop", "--throttle", "5m"], "--unique-key"),
+        (["--org", "acme", "jobs", "create", "noop", "--key-order", "skip-failed"], "--concurrency-key"),
+        (["--org", "acme", "jobs", "create", "noop", "--watch", "--validate-only"], "creates none"),
+        (["--org", "acme", "jobs", "cancel-many"], "give at least one filter, or --all"),
+        (["--org", "acme", "jobs", "retry-many", "--dry-run"], "give at least one filter, or --all"),
+        (["--org", "acme", "jobs", "cancel-many", "--all", "--type", "noop"], "give at least one filter, or --all"),
+        (["--org", "acme", "jobs", "cancel-many", "--status", "unknown"], "none of PENDING, PROCESSING"),
+        (["types", "limits", "noop"], "give the limits to set, or --reset"),
+        (["types", "limits", "noop", "--reset", "--max-running", "1"], "give the limits to set, or --reset"),
+        (["types", "limits", "noop", "--rate", "fast"], "not a rate"),
+        (["orgs", "limits", "acme"], "give at least one of --weight"),
+        (["orgs", "pause"], "Missing argument 'ORG_ID'"),
         (["--org", "acme", "files", "upload", "-"], "standard input needs a name"),
         (["--org", "acme", "schedules", "create", "name", "noop"], "give exactly one of"),
         (["--org", "acme", "schedules", "create", "n", "noop", "--daily", "9:30", "--cron", "@daily"], "'--daily'"),
@@ -84,6 +111,41 @@ def test_a_recurrence_that_means_nothing_is_refused(read: object, text: str) -> 
         read(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("100/1m", RateLimit(100, timedelta(minutes=1))),
+        ("5/s", RateLimit(5, timedelta(seconds=1))),
+        ("7/1h30m,smooth", RateLimit(7, timedelta(minutes=90), smooth=True)),
+        ("0", RateLimit(0)),
+    ],
+)
+def test_a_rate_is_read_from_its_option(text: str, rate: RateLimit) -> None:
+    assert parse.rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    "text", ["", "100", "100/", "/s", "100/1y", "-1/s", "100/s,fast", "1.5/s", "9/9999999999d"]
+)
+def test_a_rate_that_means_nothing_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        parse.rate(text)
+
+
+@pytest.mark.parametrize("text", ["return-existing", "RETURN_EXISTING", "Return_existing"])
+def test_a_word_of_several_is_read_in_any_form(text: str) -> None:
+    assert parse.member(UniqueConflict)(text) is UniqueConflict.RETURN_EXISTING
+
+
+def test_limits_are_said_in_few_words() -> None:
+    rate = RateLimit(5, timedelta(milliseconds=500), smooth=True)
+    assert limit_text(JobTypeLimits(3, 0, RateLimit(0), rate)) == (
+        "3 running, 5 starts in 0.5 s (smooth) of one organisation"
+    )
+    assert limit_text(JobTypeLimits()) == ""
+    assert limit_text(OrganisationLimits(2, 10)) == "weight 2, 10 running"
+
+
 def test_a_time_without_a_zone_is_this_machines() -> None:
     assert parse.moment("2027-01-31T09:30") == datetime(2027, 1, 31, 9, 30).astimezone()
 
@@ -92,6 +154,7 @@ def test_text_of_others_moves_no_cursor() -> None:
     assert plain("done\x1b[2J\r\nreally\x07") == "done [2J  really "
     assert plain({"a": 1}) == '{"a": 1}'
     assert plain(None) == ""
+    assert plain(timedelta(days=1, seconds=90, microseconds=5)) == "1 day, 0:01:30"
 
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])

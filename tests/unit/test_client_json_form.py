@@ -1,6 +1,7 @@
 """The command's JSON has the contract's names and forms: each message is filled in everywhere and compared."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,17 +10,34 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from millrace.files.v1 import file_pb2
-from millrace.jobs.v1 import job_pb2
+from millrace.jobs.v1 import job_attempt_pb2, job_pb2, jobs_service_pb2, limits_pb2
 from millrace.scheduler.v1 import schedule_pb2
 from millrace.worker.v1 import worker_pb2
 from millrace_client.command.json_form import json_form
 from millrace_client.file import read_file
-from millrace_client.job import read_job, read_job_type
+from millrace_client.job import read_details, read_job
+from millrace_client.job_attempt import read_attempt
+from millrace_client.job_options import Retention
+from millrace_client.job_type import read_job_type
+from millrace_client.limits import read_organisation
+from millrace_client.queue_health import read_queue_health
 from millrace_client.schedule import read_schedule
 from millrace_client.worker import read_worker
 
 INTEGERS = {FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64}
-LONG_INTEGERS = {"totalItems", "processedItems", "sizeBytes"}
+LONG_INTEGERS = {
+    "totalItems",
+    "processedItems",
+    "sizeBytes",
+    "jobsBefore",
+    "ready",
+    "scheduled",
+    "held",
+    "running",
+    "liveRows",
+    "deadRows",
+    "transactionsBehind",
+}
 
 
 def fill(message: Message) -> Message:
@@ -29,6 +47,8 @@ def fill(message: Message) -> Message:
         if field.full_name == "millrace.scheduler.v1.Schedule.recurrence":
             message.recurrence.weekly.time_of_day = "09:30"  # type: ignore[attr-defined]
             message.recurrence.weekly.days.extend([1, 5])  # type: ignore[attr-defined]
+        elif field.message_type is not None and field.is_repeated:
+            fill_message(getattr(message, field.name).add(), place)
         elif field.message_type is not None:
             fill_message(getattr(message, field.name), place)
         elif field.is_repeated:
@@ -55,7 +75,21 @@ def scalar(field: Any, place: int) -> Any:
         return 2
     if field.type == FieldDescriptor.TYPE_BOOL:
         return True
+    if field.type == FieldDescriptor.TYPE_DOUBLE:
+        return place + 0.5
     return place if field.type in INTEGERS else f"{field.name} {place}"
+
+
+def with_numbers(form: Any) -> Any:
+    """Turn 64-bit integers, which the Protobuf mapping writes as text, into numbers."""
+    if isinstance(form, list):
+        return [with_numbers(item) for item in form]
+    if not isinstance(form, dict):
+        return form
+    return {
+        name: int(value) if name in LONG_INTEGERS and isinstance(value, str) else with_numbers(value)
+        for name, value in form.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -63,6 +97,9 @@ def scalar(field: Any, place: int) -> Any:
     [
         (job_pb2.Job(), read_job),
         (job_pb2.JobType(), read_job_type),
+        (job_attempt_pb2.JobAttempt(), read_attempt),
+        (limits_pb2.Organisation(), read_organisation),
+        (jobs_service_pb2.GetQueueHealthResponse(), read_queue_health),
         (file_pb2.File(), read_file),
         (schedule_pb2.Schedule(), read_schedule),
         (worker_pb2.Worker(), read_worker),
@@ -70,9 +107,30 @@ def scalar(field: Any, place: int) -> Any:
     ids=lambda value: type(value).__name__ if isinstance(value, Message) else "",
 )
 def test_every_field_has_its_contract_name_and_form(message: Message, read: Callable[[Any], Any]) -> None:
-    expected = MessageToDict(fill(message))
-    expected.update({name: int(expected[name]) for name in LONG_INTEGERS & expected.keys()})
-    assert json_form(read(message)) == expected
+    fill(message)
+    assert json_form(read(message)) == with_numbers(MessageToDict(message))
+
+
+def test_what_only_the_answer_about_one_job_says_stands_beside_the_job() -> None:
+    response = jobs_service_pb2.GetJobResponse()
+    fill(response)
+    form = json_form(read_details(response))
+    expected = with_numbers(MessageToDict(response))
+    assert form == expected["job"] | {
+        "attemptCounts": expected["attemptCounts"],
+        "waitingReason": expected["waitingReason"],
+    }
+
+
+def test_a_long_time_keeps_all_its_digits() -> None:
+    retention = Retention(
+        timedelta(days=3650), timedelta(seconds=1234567.5), timedelta(milliseconds=1, microseconds=5)
+    )
+    assert json_form(retention) == {
+        "completed": "315360000s",
+        "failed": "1234567.500s",
+        "cancelled": "0.001005s",
+    }
 
 
 def test_what_is_not_set_is_left_out() -> None:

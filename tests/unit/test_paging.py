@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace_runtime.errors import InvalidArgument
-from millrace_runtime.paging import decode_page_token, encode_page_token
+from millrace_runtime.paging import decode_page_token, encode_page_token, last_number
 
 FILTERS = {"org_id": "acme", "statuses": ["failed", "pending"], "created_by": ""}
 VALUES: list[str | int] = ["0190c0f2e5a87c3e8f00000000000001", 42]
@@ -64,3 +64,15 @@ def test_a_changed_token_is_refused(data: st.DataObject) -> None:
 
 def test_a_huge_token_is_refused() -> None:
     _refused(encode_page_token(["x" * 3000], FILTERS))
+
+
+@pytest.mark.parametrize("number", [-(2**63), 0, 2**63 - 1])
+def test_a_page_begins_behind_a_number(number: int) -> None:
+    assert last_number(encode_page_token([number], FILTERS), FILTERS) == number
+    assert last_number("", FILTERS) is None
+
+
+@pytest.mark.parametrize("values", [[], [1, 2], ["1"], [2**63]])
+def test_what_is_no_number_of_64_bits_is_refused(values: list[str | int]) -> None:
+    with pytest.raises(InvalidArgument):
+        last_number(encode_page_token(values, FILTERS), FILTERS)

@@ -1,8 +1,9 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -152,3 +153,35 @@ def test_json_that_is_refused_names_the_field() -> None:
         "d": "holds the character U+0000, which cannot be stored",
         "e": "holds NaN or an infinity, which JSON cannot express",
     }
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Duration(seconds=1), timedelta(seconds=1)),
+        (Duration(seconds=86_400), timedelta(days=1)),
+        (Duration(seconds=1, nanos=500_000_999), timedelta(seconds=1, microseconds=500_000)),
+    ],
+)
+def test_durations(value: Duration, expected: timedelta) -> None:
+    violations = Violations()
+    assert violations.check_duration("period", value, timedelta(seconds=1), timedelta(days=1)) == expected
+    assert not violations
+
+
+@pytest.mark.parametrize(
+    ("value", "description"),
+    [
+        (Duration(), "must be 1 s to 1 day"),
+        (Duration(nanos=999_999_999), "must be 1 s to 1 day"),
+        (Duration(seconds=86_400, nanos=1000), "must be 1 s to 1 day"),
+        (Duration(seconds=-5, nanos=-5), "must be 1 s to 1 day"),
+        (Duration(seconds=2, nanos=-1), "has seconds and nanos that are no duration"),
+        (Duration(nanos=1_000_000_000), "has seconds and nanos that are no duration"),
+        (Duration(seconds=2**63 - 1), "has seconds and nanos that are no duration"),
+    ],
+)
+def test_wrong_durations(value: Duration, description: str) -> None:
+    violations = Violations()
+    violations.check_duration("period", value, timedelta(seconds=1), timedelta(days=1))
+    assert _found(violations) == {"period": description}

@@ -149,8 +149,11 @@ def _lanes(slots: int = 100, **concurrency: int) -> Lanes:
     return Lanes(registry, slots)
 
 
-def _execution(lanes: Lanes, name: str, claimed_at: float = 0.0) -> Any:
-    return SimpleNamespace(lane=lanes.lane(f"lanes:{name}"), claimed_at=claimed_at)
+def _execution(
+    lanes: Lanes, name: str, claimed_at: float = 0.0, *, tenant: str = "acme", priority: int = 0
+) -> Any:
+    job = SimpleNamespace(claim=SimpleNamespace(tenant=tenant, priority=priority))
+    return SimpleNamespace(lane=lanes.lane(f"lanes:{name}"), job=job, claimed_at=claimed_at)
 
 
 def test_an_idle_worker_wants_what_its_types_and_slots_allow() -> None:
@@ -185,6 +188,30 @@ def test_a_full_type_is_not_wanted_and_does_not_hold_up_another() -> None:
     assert lanes.wanted() == ({}, 0)
     lanes.end(other)
     assert lanes.wanted() == ({"lanes:b": 2}, 10)
+
+
+def test_what_was_claimed_ahead_for_one_organisation_does_not_delay_another() -> None:
+    lanes = _lanes(a=100)
+    flood = [_execution(lanes, "a", tenant="flood") for _ in range(50)]
+    for execution in flood:
+        lanes.put(execution)
+    started = [lanes.start_next() for _ in range(10)]
+    small = [_execution(lanes, "a", tenant="small") for _ in range(2)]
+    for execution in small:
+        lanes.put(execution)
+    started += [lanes.start_next() for _ in range(4)]
+
+    assert started == [*flood[:10], small[0], flood[10], small[1], flood[11]]
+
+
+def test_a_higher_priority_starts_first_and_what_was_taken_out_does_not() -> None:
+    lanes = _lanes(a=100)
+    first, second, urgent = (_execution(lanes, "a", priority=priority) for priority in (0, 0, 3))
+    for execution in (first, second, urgent):
+        lanes.put(execution)
+    lanes.remove(first)
+
+    assert [lanes.start_next() for _ in range(3)] == [urgent, second, None]
 
 
 def test_what_waits_too_long_is_found_oldest_first() -> None:

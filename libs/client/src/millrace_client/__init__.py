@@ -25,25 +25,40 @@ if TYPE_CHECKING:
         UnavailableError,
     )
     from millrace_client.file import File
-    from millrace_client.job import (
-        BatchResult,
-        Job,
-        JobCancelledError,
-        JobError,
-        JobFailedError,
-        JobStatus,
-        JobType,
-        NewJob,
+    from millrace_client.job import Job, JobCancelledError, JobFailedError, JobStatus
+    from millrace_client.job_attempt import AttemptCounts, AttemptOutcome, JobAttempt
+    from millrace_client.job_error import JobError
+    from millrace_client.job_filter import CancelledJobs, JobFilter, RetriedJobs
+    from millrace_client.job_options import (
+        Backoff,
+        Concurrency,
+        KeyOrder,
+        Retention,
+        RetryPolicy,
+        Unique,
+        UniqueConflict,
+        UniqueScope,
+        UniqueStates,
     )
+    from millrace_client.job_type import JobType
+    from millrace_client.limits import JobTypeLimits, OrganisationLimits, OrganisationSettings, RateLimit
+    from millrace_client.new_job import BatchResult, NewJob
+    from millrace_client.queue_health import OldestTransaction, QueueDepth, QueueHealth, TableHealth
     from millrace_client.recurrence import Cron, Daily, Every, Monthly, Once, Recurrence, Weekday, Weekly
     from millrace_client.schedule import Schedule
+    from millrace_client.waiting_reason import WaitingCause, WaitingReason
     from millrace_client.worker import Worker, WorkerState
 
 __all__ = [
     "AbortedError",
     "AlreadyExistsError",
+    "AttemptCounts",
+    "AttemptOutcome",
+    "Backoff",
     "BatchResult",
     "CallError",
+    "CancelledJobs",
+    "Concurrency",
     "ContentMismatchError",
     "Cron",
     "Daily",
@@ -56,32 +71,69 @@ __all__ = [
     "InternalError",
     "InvalidArgumentError",
     "Job",
+    "JobAttempt",
     "JobCancelledError",
     "JobError",
     "JobFailedError",
+    "JobFilter",
     "JobStatus",
     "JobType",
+    "JobTypeLimits",
+    "KeyOrder",
     "Millrace",
     "MillraceError",
     "Monthly",
     "NewJob",
     "NotFoundError",
+    "OldestTransaction",
     "Once",
     "Organisation",
+    "OrganisationLimits",
+    "OrganisationSettings",
     "PermissionDeniedError",
+    "QueueDepth",
+    "QueueHealth",
+    "RateLimit",
     "Recurrence",
     "Resource",
     "ResourceExhaustedError",
+    "Retention",
+    "RetriedJobs",
+    "RetryPolicy",
     "Schedule",
+    "TableHealth",
     "UnauthenticatedError",
     "UnavailableError",
+    "Unique",
+    "UniqueConflict",
+    "UniqueScope",
+    "UniqueStates",
+    "WaitingCause",
+    "WaitingReason",
     "Weekday",
     "Weekly",
     "Worker",
     "WorkerState",
 ]
 
-_MODULES = ("client", "errors", "file", "job", "recurrence", "schedule", "worker")
+_MODULES = (
+    "client",
+    "errors",
+    "file",
+    "job",
+    "job_attempt",
+    "job_error",
+    "job_filter",
+    "job_options",
+    "job_type",
+    "limits",
+    "new_job",
+    "queue_health",
+    "recurrence",
+    "schedule",
+    "waiting_reason",
+    "worker",
+)
 
 if not TYPE_CHECKING:  # a type checker would take every name for one that exists
 

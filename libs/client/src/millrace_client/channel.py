@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 # Only calls that may be repeated without harm. The creating ones are among them because this SDK always
-# sends a request id; RetryJob, DeleteSchedule and UploadFile are not.
+# sends a request id; RetryJob, RetryJobs, DeleteSchedule and UploadFile are not.
 _RETRIED = {
     "millrace.jobs.v1.JobsService": [
         "CreateJob",
@@ -16,7 +16,18 @@ _RETRIED = {
         "GetJob",
         "ListJobs",
         "CancelJob",
+        "ListJobAttempts",
+        "CancelJobs",
+        "UnblockConcurrencyKey",
         "ListJobTypes",
+        "PauseJobType",
+        "ResumeJobType",
+        "UpdateJobTypeLimits",
+        "GetOrganisation",
+        "PauseOrganisation",
+        "ResumeOrganisation",
+        "UpdateOrganisationLimits",
+        "GetQueueHealth",
     ],
     "millrace.files.v1.FilesService": ["DownloadFile", "GetFile", "ListFiles"],
     "millrace.scheduler.v1.SchedulerService": [

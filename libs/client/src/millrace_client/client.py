@@ -1,4 +1,5 @@
 """The client: everything that can be asked of a Millrace."""
+# ruff: noqa: ASYNC109 - a timeout goes to the server as the call's deadline
 
 import os
 from types import TracebackType
@@ -6,9 +7,13 @@ from typing import Self
 
 import grpc
 
+from millrace.jobs.v1 import jobs_service_pb2 as messages
 from millrace_client.connection import Addresses, Connection
 from millrace_client.files_client import FilesClient
+from millrace_client.job_types_client import JobTypesClient
 from millrace_client.jobs_client import JobsClient
+from millrace_client.organisations_client import OrganisationsClient
+from millrace_client.queue_health import QueueHealth, read_queue_health
 from millrace_client.schedules_client import SchedulesClient
 from millrace_client.workers_client import WorkersClient
 
@@ -49,11 +54,26 @@ class Millrace(Organisation):
         addresses = Addresses.from_environment(jobs, scheduler, worker)
         self._connection = Connection(addresses, timeout=timeout, credentials=credentials)
         super().__init__(self._connection, org_id or os.environ.get("MILLRACE_ORG_ID", ""))
+        self.job_types = JobTypesClient(self._connection)
+        self.organisations = OrganisationsClient(self._connection)
         self.workers = WorkersClient(self._connection)
 
     def organisation(self, org_id: str) -> Organisation:
         """Return another organisation's jobs, files and schedules; it shares this client's connections."""
         return Organisation(self._connection, org_id)
+
+    async def queue_health(
+        self, *, job_type: str = "", org_id: str = "", timeout: float | None = None
+    ) -> QueueHealth:
+        """Return how the queue is: its depth, its rates, and what may slow it down. For operators.
+
+        Of all types and organisations, unless a type or an organisation is given. Raises a CallError of the status
+        that the server answered with.
+        """
+        request = messages.GetQueueHealthRequest(type=job_type, org_id=org_id)
+        return read_queue_health(
+            await self._connection.call(self._connection.jobs.GetQueueHealth, request, timeout)
+        )
 
     async def close(self) -> None:
         """End all calls and close the connections; the end of `async with` does it."""

@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakValueDictionary
 
 import grpc
 
@@ -14,6 +15,7 @@ from millrace.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStu
 from millrace.worker.v1.worker_service_pb2_grpc import WorkerServiceStub
 from millrace_client.channel import open_channel
 from millrace_client.errors import from_rpc_error
+from millrace_client.job_creations import JobCreations
 
 if TYPE_CHECKING:  # the stubs' asynchronous forms exist for type checkers only
     from millrace.files.v1.files_service_pb2_grpc import FilesServiceAsyncStub
@@ -63,6 +65,7 @@ class Connection:
         self.scheduler: SchedulerServiceAsyncStub = SchedulerServiceStub(scheduler)
         self.worker: WorkerServiceAsyncStub = WorkerServiceStub(worker)
         self._timeout = timeout
+        self._creations: WeakValueDictionary[str, JobCreations] = WeakValueDictionary()
         self._channels = (jobs, scheduler, worker)
 
     async def call(
@@ -73,12 +76,25 @@ class Connection:
     ) -> _Response:
         """Make one call; `timeout` in seconds, None: the client's own. Raises the CallError of its status."""
         try:
-            return await method(request, timeout=self._timeout if timeout is None else timeout)
+            return await method(request, timeout=self.seconds(timeout))
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
 
+    def seconds(self, timeout: float | None) -> float:
+        """Return how long a call may take; `timeout` is what its caller said, None: the client's own."""
+        return self._timeout if timeout is None else timeout
+
+    def creations(self, org_id: str) -> JobCreations:
+        """Return what creates the single jobs of an organisation: the same for all who ask while any of them has it."""
+        creations = self._creations.get(org_id)
+        if creations is None:
+            creations = self._creations[org_id] = JobCreations(self, org_id)
+        return creations
+
     async def close(self) -> None:
         """End all calls and close the channels."""
+        for creations in list(self._creations.values()):
+            await creations.close()
         for channel in self._channels:
             await channel.close()
 

@@ -41,6 +41,10 @@ class Resource:
     type: str
     name: str
 
+    def __str__(self) -> str:
+        """Give its type and name."""
+        return f"{self.type} {self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class ErrorDetails:
@@ -76,8 +80,10 @@ class CallError(MillraceError):
         super().__init__(code, message, details)
 
     def __str__(self) -> str:
-        """Give the status, the message, and each bad field that the message does not name already."""
+        """Give the status, the message, and each bad field and the resource that the message does not name."""
         unsaid = [bad for bad in map(str, self.violations) if bad not in self.message]
+        if self.resource is not None and self.resource.name not in self.message:
+            unsaid.append(str(self.resource))
         return f"{self.code.name}: {self.message}" + (f" ({'; '.join(unsaid)})" if unsaid else "")
 
 
@@ -90,7 +96,12 @@ class NotFoundError(CallError):
 
 
 class AlreadyExistsError(CallError):
-    """The request id was used before, for something else."""
+    """The request id was used before, for something else, or the unique key is taken; `job_id` says by which job."""
+
+    @property
+    def job_id(self) -> str:
+        """The job that exists; empty when the server does not say."""
+        return self.resource.name if self.resource is not None and self.resource.type == "job" else ""
 
 
 class FailedPreconditionError(CallError):

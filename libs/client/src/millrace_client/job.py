@@ -1,14 +1,26 @@
-"""A job, the types of job there are, and what is asked when one is created."""
+"""A job."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self
 
 from millrace.jobs.v1 import job_pb2
-from millrace_client.errors import CallError, MillraceError
-from millrace_client.values import JsonObject, from_struct, from_timestamp, time_or_none
+from millrace.jobs.v1 import jobs_service_pb2 as messages
+from millrace_client.contract_enum import ContractEnum
+from millrace_client.errors import MillraceError
+from millrace_client.job_attempt import AttemptCounts, read_attempt_counts
+from millrace_client.job_error import JobError, read_error
+from millrace_client.job_options import (
+    Concurrency,
+    RetryPolicy,
+    Unique,
+    read_concurrency,
+    read_retry_policy,
+    read_unique,
+)
+from millrace_client.values import from_struct, from_timestamp, length_or_none, time_or_none
+from millrace_client.waiting_reason import WaitingReason, read_waiting_reason
 
 
 class JobStatus(StrEnum):
@@ -36,25 +48,7 @@ class JobStatus(StrEnum):
 
 
 _FINISHED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED})
-_STATUSES = {
-    job_pb2.JOB_STATUS_PENDING: JobStatus.PENDING,
-    job_pb2.JOB_STATUS_PROCESSING: JobStatus.PROCESSING,
-    job_pb2.JOB_STATUS_CANCELLING: JobStatus.CANCELLING,
-    job_pb2.JOB_STATUS_COMPLETED: JobStatus.COMPLETED,
-    job_pb2.JOB_STATUS_FAILED: JobStatus.FAILED,
-    job_pb2.JOB_STATUS_CANCELLED: JobStatus.CANCELLED,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class JobError:
-    """Why the latest attempt of a job ended without a result."""
-
-    code: str
-    """A stable word for programs, such as "HANDLER_ERROR" or one of the handler's own."""
-    message: str
-    retryable: bool
-    """Whether the same job could succeed if it were tried again."""
+_STATUSES = ContractEnum(JobStatus, job_pb2.JobStatus.items(), "JOB_STATUS_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +87,24 @@ class Job:
     """Higher is served first, -100 to 100."""
     schedule_id: str
     """The schedule that made the job; empty for others."""
+    deadline: datetime | None = None
+    """Not started after this time: it fails with DEADLINE_EXCEEDED then."""
+    timeout: timedelta | None = None
+    """How long one attempt may run; None: as long as the type says."""
+    retry_policy: RetryPolicy | None = None
+    """How long it waits between its attempts; None: as the type says."""
+    unique: Unique | None = None
+    concurrency: Concurrency | None = None
+    dead_letter_type: str = ""
+    """When it fails for good a job of this type is made of it; empty: as the type says."""
+    parent_job_id: str = ""
+    """The job that it was made for: the one whose dead letter it is."""
+    worker_id: str = ""
+    """The worker that ran its latest attempt."""
+    attempt_counts: AttemptCounts | None = field(default=None, compare=False)
+    """How its attempts ended that did not complete it; only `get` tells."""
+    waiting_reason: WaitingReason | None = field(default=None, compare=False)
+    """Why it does not run, while it is pending; only `get` tells."""
 
     def raise_for_status(self) -> Self:
         """Return the job itself, unless it failed (JobFailedError) or was cancelled (JobCancelledError)."""
@@ -128,65 +140,13 @@ class JobCancelledError(MillraceError):
         return f"{self.job.job_id} was cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class NewJob:
-    """What is asked when a job is created."""
-
-    type: str
-    """The job type, such as "reports:generate"."""
-    input: JsonObject = field(default_factory=dict)
-    """What the handler gets: a mapping, a dataclass or a pydantic model. At most 1 MiB as JSON."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    """Labels of your own, at most 16 KiB as JSON."""
-    request_id: str | None = None
-    """Any text unique to this request within the organisation: a repeated request returns the first
-    one's job. None or empty: a fresh one, so that a call can be tried again by itself without doubling the job."""
-    run_at: datetime | None = None
-    """Not started before this time (with a time zone)."""
-    priority: int = 0
-    """Higher is served first, -100 to 100."""
-    max_attempts: int = 0
-    """Attempts before the job fails for good, 1 to 100; 0: the type's own number."""
-    created_by: str = ""
-    """Who asks for the job; only a service may name another than itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchResult:
-    """What became of one job of a batch."""
-
-    job_id: str
-    """The job that was created, or that exists for this request id; empty when there is an error."""
-    already_existed: bool
-    error: CallError | None
-    """Why this job was refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobType:
-    """A kind of job that some worker has published."""
-
-    type: str
-    label: str
-    description: str
-    input_schema: dict[str, Any]
-    """JSON Schema of the input."""
-    max_attempts: int
-    timeout: timedelta
-    """How long one attempt may run."""
-    concurrency: int
-    """How many jobs of this type one worker runs at once."""
-    active_workers: int
-    """How many live workers run this type now."""
-
-
 def read_job(message: job_pb2.Job) -> Job:
     """Turn the contract's message into a Job."""
     return Job(
         job_id=message.job_id,
         org_id=message.org_id,
         type=message.type,
-        status=_STATUSES.get(message.status, JobStatus.UNKNOWN),
+        status=_STATUSES.read(message.status),
         progress=message.progress,
         message=message.message,
         total_items=message.total_items,
@@ -194,7 +154,7 @@ def read_job(message: job_pb2.Job) -> Job:
         input=from_struct(message.input),
         output=from_struct(message.output) if message.HasField("output") else None,
         metadata=from_struct(message.metadata),
-        error=_read_error(message.error) if message.HasField("error") else None,
+        error=read_error(message.error) if message.HasField("error") else None,
         created_by=message.created_by,
         created_at=from_timestamp(message.created_at),
         run_at=time_or_none(message, "run_at"),
@@ -205,31 +165,29 @@ def read_job(message: job_pb2.Job) -> Job:
         max_attempts=message.max_attempts,
         priority=message.priority,
         schedule_id=message.schedule_id,
+        deadline=time_or_none(message, "deadline"),
+        timeout=length_or_none(message, "timeout"),
+        retry_policy=(read_retry_policy(message.retry_policy) if message.HasField("retry_policy") else None),
+        unique=read_unique(message.unique) if message.HasField("unique") else None,
+        concurrency=read_concurrency(message.concurrency) if message.HasField("concurrency") else None,
+        dead_letter_type=message.dead_letter_type,
+        parent_job_id=message.parent_job_id,
+        worker_id=message.worker_id,
     )
 
 
-def read_job_type(message: job_pb2.JobType) -> JobType:
-    """Turn the contract's message into a JobType."""
-    return JobType(
-        type=message.type,
-        label=message.label,
-        description=message.description,
-        input_schema=from_struct(message.input_schema),
-        max_attempts=message.max_attempts,
-        timeout=message.timeout.ToTimedelta(),
-        concurrency=message.concurrency,
-        active_workers=message.active_workers,
+def read_details(response: messages.GetJobResponse) -> Job:
+    """Turn the answer about one job into a Job that says what only such an answer does."""
+    counts = response.attempt_counts if response.HasField("attempt_counts") else None
+    reason = response.waiting_reason if response.HasField("waiting_reason") else None
+    return replace(
+        read_job(response.job),
+        attempt_counts=read_attempt_counts(counts) if counts is not None else None,
+        waiting_reason=read_waiting_reason(reason) if reason is not None else None,
     )
 
 
 def status_value(status: JobStatus | str) -> job_pb2.JobStatus.ValueType:
     """Return the contract's value; ValueError when there is no such status."""
-    wanted = JobStatus(status)
-    for value, known in _STATUSES.items():
-        if known is wanted:
-            return value
-    raise ValueError(f"{wanted} cannot be asked for")
-
-
-def _read_error(message: job_pb2.JobError) -> JobError:
-    return JobError(code=message.code, message=message.message, retryable=message.retryable)
+    value: job_pb2.JobStatus.ValueType = _STATUSES.value(status)
+    return value

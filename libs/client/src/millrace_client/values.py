@@ -99,6 +99,14 @@ def to_duration(length: timedelta) -> Duration:
     return duration
 
 
+def length_or_none(message: Message, field: str) -> timedelta | None:
+    """Return the length of time in a message's duration field, or None when it is unset."""
+    if not message.HasField(field):
+        return None
+    length: timedelta = getattr(message, field).ToTimedelta()
+    return length
+
+
 def _json_form(value: Any) -> Any:
     if isinstance(value, Model):
         return value.model_dump(mode="json")

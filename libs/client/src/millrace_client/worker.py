@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from millrace.worker.v1 import worker_pb2
+from millrace_client.contract_enum import ContractEnum
 from millrace_client.values import from_timestamp
 
 
@@ -41,11 +42,7 @@ class Worker:
     """How many jobs it holds now."""
 
 
-_STATES = {
-    worker_pb2.WORKER_STATE_ACTIVE: WorkerState.ACTIVE,
-    worker_pb2.WORKER_STATE_DRAINING: WorkerState.DRAINING,
-    worker_pb2.WORKER_STATE_LOST: WorkerState.LOST,
-}
+_STATES = ContractEnum(WorkerState, worker_pb2.WorkerState.items(), "WORKER_STATE_")
 
 
 def read_worker(message: worker_pb2.Worker) -> Worker:
@@ -54,7 +51,7 @@ def read_worker(message: worker_pb2.Worker) -> Worker:
         worker_id=message.worker_id,
         name=message.name,
         address=message.address,
-        state=_STATES.get(message.state, WorkerState.UNKNOWN),
+        state=_STATES.read(message.state),
         started_at=from_timestamp(message.started_at),
         heartbeat_at=from_timestamp(message.heartbeat_at),
         job_types=tuple(message.job_types),

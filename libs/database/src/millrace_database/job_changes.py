@@ -2,11 +2,12 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from millrace_database.job_options import JobOptions
 from millrace_queue import Claim, Lease
 
 
@@ -26,6 +27,8 @@ class NewJob:
         run_at: not started before; None: at once.
         schedule_id: the schedule that makes it.
         request_id: at most one job of an organisation has it; None: any number.
+        delay: not started before so much time has passed after its creation; None, or `run_at` is None.
+        options: what it asks for beyond the ordinary; None: nothing.
 
     """
 
@@ -40,6 +43,8 @@ class NewJob:
     run_at: datetime | None = None
     schedule_id: UUID | None = None
     request_id: str | None = None
+    delay: timedelta | None = None
+    options: JobOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +53,38 @@ class CreatedJob:
 
     Attributes:
         job_id: its id: another than asked for when it existed.
-        already_existed: a job with this request id existed, and nothing was created.
-        conflict: that job has another type or input.
+        already_existed: a job with this request id or unique key existed, and nothing was created.
+        conflict: that job has the request id, and another type or input.
+        replaced: that job has been given what the new one asks for.
+        key_taken: that job has the unique key, or was the last one that the throttled key let in, and the new one is
+            neither to be it nor to replace it. It may be another organisation's, and gone.
+        created_at: when it was created; None: it existed. Plays no part in comparisons.
+        run_at: the time before which it is not started; None: it existed. Plays no part in comparisons.
 
     """
 
     job_id: UUID
     already_existed: bool = False
     conflict: bool = False
+    replaced: bool = False
+    key_taken: bool = False
+    created_at: datetime | None = field(default=None, compare=False)
+    run_at: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """A job that a worker has claimed, with what its handler gets."""
+    """A job that a worker has claimed, with what its handler gets.
+
+    `options_json` is what `JobOptions.from_json` reads; None: its creator asked for nothing beyond the ordinary.
+    """
 
     claim: Claim
     org_id: str
     input_json: str
     metadata_json: str
     created_by: str
+    options_json: str | None = None
 
     @property
     def lease(self) -> Lease:
@@ -84,6 +102,7 @@ class JobFailure:
         code: the error for programs, in UPPER_SNAKE_CASE.
         message: the error for people.
         retryable: whether the same job could succeed if it were tried again.
+        timed_out: it failed because it took longer than it may.
 
     """
 
@@ -92,6 +111,16 @@ class JobFailure:
     code: str
     message: str
     retryable: bool
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobSnooze:
+    """An attempt that is given back, to be made after `delay`; `message` is what people see meanwhile, if not empty."""
+
+    lease: Lease
+    delay: timedelta
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +183,23 @@ class Retry(enum.Enum):
     """It has neither failed nor been cancelled."""
     RETRIED = "retried"
     """It is pending again."""
+    KEY_TAKEN = "key taken"
+    """Another job has its unique key now, and nothing changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetriedJob:
-    """The outcome of `retry_job`, with the job's status now and its type; both empty when it was not found."""
+    """The outcome of `retry_job`.
+
+    Attributes:
+        outcome: what became of the wish.
+        status: the job's status now; empty when it was not found.
+        type: the job's type; empty when it is neither failed nor cancelled.
+        holder_id: the job that has its unique key, when KEY_TAKEN.
+
+    """
 
     outcome: Retry
     status: str = ""
     type: str = ""
+    holder_id: UUID | None = None

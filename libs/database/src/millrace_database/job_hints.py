@@ -24,6 +24,10 @@ class JobHints:
         if types:
             self._ready.notify(types)
 
+    def any_jobs_wait(self) -> None:
+        """Tell the workers that jobs of any type may be started now."""
+        self._ready.notify()
+
     def jobs_changed(self) -> None:
         """Tell those who watch jobs that some have changed."""
         self._changed.notify()

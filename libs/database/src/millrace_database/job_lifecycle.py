@@ -5,36 +5,52 @@ database's. Where several leases or ids are given, each id occurs once.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 import asyncpg
 
 import millrace_queue
 from millrace_database import job_statements
+from millrace_database.attempt_records import EndedAttempt, record_attempts, record_lost_leases
 from millrace_database.job_changes import (
     Cancellation,
     CancelledJob,
     ClaimedJob,
     CreatedJob,
     JobFailure,
+    JobSnooze,
     NewJob,
     ProgressReport,
     RetriedJob,
     Retry,
 )
-from millrace_database.tables import FINAL_STATUSES
-from millrace_queue import Claim, ClaimCursor, Failure, HandBack, Lease, NewEntry, Rescue, Rescued, Settled
+from millrace_database.job_control import cancel_job, retry_job
+from millrace_database.job_creation import create_jobs
+from millrace_database.job_failure import (
+    DEADLINE_EXCEEDED,
+    QUARANTINED,
+    UNIQUE_CONFLICT,
+    WORKER_LOST,
+    expire_jobs,
+    fail_jobs,
+    lapse_jobs,
+    rescue_jobs,
+)
+from millrace_database.storable_text import storable
+from millrace_queue import Claim, ClaimGates, HandBack, Lease, Snooze
 
 __all__ = [
+    "DEADLINE_EXCEEDED",
+    "QUARANTINED",
+    "UNIQUE_CONFLICT",
     "WORKER_LOST",
     "Cancellation",
     "CancelledJob",
     "ClaimedJob",
     "CreatedJob",
     "JobFailure",
+    "JobSnooze",
     "NewJob",
     "ProgressReport",
     "RetriedJob",
@@ -44,46 +60,21 @@ __all__ = [
     "claim_jobs",
     "complete_jobs",
     "create_jobs",
+    "expire_jobs",
     "fail_jobs",
     "hand_back_jobs",
+    "lapse_jobs",
+    "record_lost_leases",
     "report_progress",
     "report_progress_where_free",
     "rescue_jobs",
     "retry_job",
+    "snooze_jobs",
 ]
 
-WORKER_LOST = "WORKER_LOST"
-"""The error code of an attempt whose worker died."""
-
-_WORKER_LOST_MESSAGE = "The worker that ran the job was lost."
-# Between two statements a job may finish and be retried. Often in a row that does not happen.
-_CANCEL_TRIES = 5
+_SNOOZED = "SNOOZED"
 
 _logger = logging.getLogger(__name__)
-
-
-async def create_jobs(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[CreatedJob]:
-    """Create jobs with their queue entries.
-
-    A job whose request id another has, in the database or earlier in `jobs`, is not created. If the transaction
-    that creates the other is still open, this one waits for its end: then the other exists, or this one is created.
-
-    Returns:
-        One result per job, in the same order.
-
-    """
-    results: dict[int, CreatedJob] = {}
-    while len(results) < len(jobs):
-        # More than one round only when the job in the way was deleted before it could be read.
-        missing = {place: job for place, job in enumerate(jobs) if place not in results}
-        inserted = await _insert(conn, list(missing.values()))
-        created = {place: job for place, job in missing.items() if job.job_id in inserted}
-        await millrace_queue.enqueue(conn, [_entry(job) for job in created.values()])
-        results |= {place: CreatedJob(job.job_id) for place, job in created.items()}
-        results |= await _existing(
-            conn, {place: job for place, job in missing.items() if place not in created}
-        )
-    return [results[place] for place in range(len(jobs))]
 
 
 async def claim_jobs(
@@ -92,17 +83,17 @@ async def claim_jobs(
     capacity: Mapping[str, int],
     limit: int,
     *,
-    cursor: ClaimCursor | None = None,
+    gates: ClaimGates | None = None,
 ) -> list[ClaimedJob]:
     """Claim jobs for a registered worker, as `millrace_queue.claim` does, and mark them as processing.
 
     Progress and the error of the attempt before are cleared.
     """
-    claims = await millrace_queue.claim(conn, worker_id, capacity, limit, cursor=cursor)
+    claims = await millrace_queue.claim(conn, worker_id, capacity, limit, gates=gates)
     if not claims:
         return []
     ids = [claim.id for claim in claims]
-    rows = await conn.fetch(job_statements.START_JOBS, ids, [claim.attempt for claim in claims])
+    rows = await conn.fetch(job_statements.START_JOBS, ids, [claim.attempt for claim in claims], worker_id)
     jobs = {row["job_id"]: row for row in rows}
     await _drop_strays(conn, [claim.lease for claim in claims if claim.id not in jobs])
     return [_claimed(claim, jobs[claim.id]) for claim in claims if claim.id in jobs]
@@ -126,36 +117,6 @@ async def complete_jobs(conn: asyncpg.Connection, results: Sequence[tuple[Lease,
     return accepted
 
 
-async def fail_jobs(conn: asyncpg.Connection, failures: Sequence[JobFailure]) -> dict[UUID, Settled]:
-    """End attempts that failed, keeping their errors: jobs wait for the next attempt, or fail for good.
-
-    A job whose cancellation was requested is cancelled instead, without an error.
-
-    Returns:
-        What became of each job, by its id.
-
-    """
-    outcomes = await millrace_queue.fail(
-        conn, [Failure(failure.lease.id, failure.lease.fence, failure.retry_delay) for failure in failures]
-    )
-    settled = {id_: outcome.settled for id_, outcome in outcomes.items()}
-    await _cancel(conn, [id_ for id_, outcome in settled.items() if outcome is Settled.CANCELLED])
-    changes = [
-        _Failed(
-            id_=failure.lease.id,
-            final=settled[failure.lease.id] is Settled.FAILED,
-            run_at=outcomes[failure.lease.id].run_at,
-            code=failure.code,
-            message=failure.message,
-            retryable=failure.retryable,
-        )
-        for failure in failures
-        if settled[failure.lease.id] in (Settled.FAILED, Settled.RETRYING)
-    ]
-    await _fail(conn, changes)
-    return settled
-
-
 async def cancelled_jobs(conn: asyncpg.Connection, leases: Sequence[Lease]) -> set[UUID]:
     """Mark jobs as cancelled whose handler stopped because that was requested.
 
@@ -164,46 +125,64 @@ async def cancelled_jobs(conn: asyncpg.Connection, leases: Sequence[Lease]) -> s
 
     """
     accepted = await millrace_queue.settle_cancelled(conn, leases)
-    await _cancel(conn, accepted)
+    await _cancel(conn, [lease for lease in leases if lease.id in accepted])
     return accepted
 
 
-async def hand_back_jobs(conn: asyncpg.Connection, leases: Sequence[Lease]) -> dict[UUID, HandBack]:
+async def hand_back_jobs(
+    conn: asyncpg.Connection, leases: Sequence[Lease], *, unstarted: Collection[UUID] = ()
+) -> dict[UUID, HandBack]:
     """Give jobs back as if they had not been claimed: pending again, without the attempt.
+
+    Args:
+        conn: a connection in a transaction.
+        leases: the worker's claims.
+        unstarted: the ids of those whose handlers had not been started: no attempt is recorded.
 
     Returns:
         What became of each job, by its id.
 
     """
     outcomes = await millrace_queue.hand_back(conn, leases)
-    ready = [id_ for id_, outcome in outcomes.items() if outcome is HandBack.READY]
+    ready = [lease for lease in leases if outcomes[lease.id] is HandBack.READY]
     if ready:
-        await conn.execute(job_statements.HAND_BACK_JOBS, ready)
-    await _cancel(conn, [id_ for id_, outcome in outcomes.items() if outcome is HandBack.CANCELLED])
+        begun = [EndedAttempt(lease, "handed_back") for lease in ready if lease.id not in unstarted]
+        await record_attempts(conn, begun)
+        await conn.execute(job_statements.HAND_BACK_JOBS, [lease.id for lease in ready])
+    await _cancel(conn, [lease for lease in leases if outcomes[lease.id] is HandBack.CANCELLED])
     return outcomes
 
 
-async def rescue_jobs(conn: asyncpg.Connection, *, limit: int) -> list[Rescued]:
-    """Take the jobs of lost workers back, at most `limit`, with the error WORKER_LOST.
+async def snooze_jobs(conn: asyncpg.Connection, snoozes: Sequence[JobSnooze]) -> dict[UUID, HandBack]:
+    """Put jobs off: pending until their time, without the attempt. One that is to be cancelled is cancelled.
 
-    They are pending again, failed when their attempts are used up, or cancelled when that was requested.
+    Returns:
+        What became of each job, by its id.
+
     """
-    rescued = await millrace_queue.rescue(conn, limit=limit)
-    await _cancel(conn, [entry.id for entry in rescued if entry.outcome is Rescue.CANCELLED])
-    changes = [
-        _Failed(
-            id_=entry.id,
-            final=entry.outcome is Rescue.EXHAUSTED,
-            run_at=None,
-            code=WORKER_LOST,
-            message=_WORKER_LOST_MESSAGE,
-            retryable=True,
+    outcomes = await millrace_queue.snooze(
+        conn, [Snooze(snooze.lease.id, snooze.lease.fence, snooze.delay) for snooze in snoozes]
+    )
+    put_off = [snooze for snooze in snoozes if outcomes[snooze.lease.id] is HandBack.READY]
+    if put_off:
+        messages = [storable(snooze.message) or None for snooze in put_off]
+        await record_attempts(
+            conn,
+            [
+                EndedAttempt(snooze.lease, "snoozed", message and _SNOOZED, message)
+                for snooze, message in zip(put_off, messages, strict=True)
+            ],
         )
-        for entry in rescued
-        if entry.outcome is not Rescue.CANCELLED
-    ]
-    await _fail(conn, changes)
-    return rescued
+        await conn.execute(
+            job_statements.SNOOZE_JOBS,
+            [snooze.lease.id for snooze in put_off],
+            [snooze.delay for snooze in put_off],
+            messages,
+        )
+    await _cancel(
+        conn, [snooze.lease for snooze in snoozes if outcomes[snooze.lease.id] is HandBack.CANCELLED]
+    )
+    return outcomes
 
 
 async def report_progress(conn: asyncpg.Connection, reports: Sequence[ProgressReport]) -> set[UUID]:
@@ -234,99 +213,13 @@ async def report_progress_where_free(
     return held
 
 
-async def cancel_job(conn: asyncpg.Connection, org_id: str, job_id: UUID) -> CancelledJob:
-    """Cancel a job of an organisation: a waiting one at once, of a running one it is requested."""
-    for _ in range(_CANCEL_TRIES):
-        status = await conn.fetchval(job_statements.GET_STATUS, job_id, org_id)
-        if status is None:
-            return CancelledJob(Cancellation.NOT_FOUND)
-        if status in FINAL_STATUSES:
-            cancelled = status == "cancelled"
-            return CancelledJob(Cancellation.CANCELLED if cancelled else Cancellation.FINISHED, status)
-        entry = (await millrace_queue.cancel(conn, [job_id])).get(job_id)
-        if entry is None:
-            continue
-        if entry.removed:
-            await _cancel(conn, [job_id])
-            return CancelledJob(Cancellation.CANCELLED, "cancelled")
-        await conn.execute(job_statements.REQUEST_CANCELLATION, job_id)
-        return CancelledJob(Cancellation.CANCELLING, "cancelling", entry.worker_id, entry.worker_details)
-    raise RuntimeError(f"job {job_id} is {status} and has no queue entry")
-
-
-async def retry_job(conn: asyncpg.Connection, org_id: str, job_id: UUID, further_attempts: int) -> RetriedJob:
-    """Make a failed or cancelled job pending again, with so many attempts more than it has used.
-
-    Its attempts go on counting, and its error is kept until the next one starts.
-    """
-    row = await conn.fetchrow(job_statements.RETRY_JOB, job_id, org_id, further_attempts)
-    if row is None:
-        status = await conn.fetchval(job_statements.GET_STATUS, job_id, org_id)
-        return RetriedJob(Retry.NOT_FOUND) if status is None else RetriedJob(Retry.WRONG_STATUS, status)
-    entry = NewEntry(
-        id=job_id,
-        type=row["type"],
-        tenant=org_id,
-        max_attempts=row["max_attempts"],
-        priority=row["priority"],
-        attempt=row["attempt"],
-    )
-    await millrace_queue.enqueue(conn, [entry])
-    return RetriedJob(Retry.RETRIED, "pending", row["type"])
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    id_: UUID
-    final: bool
-    run_at: datetime | None
-    code: str
-    message: str
-    retryable: bool
-
-
-async def _insert(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> set[UUID]:
-    rows = await conn.fetch(
-        job_statements.INSERT_JOBS,
-        [job.job_id for job in jobs],
-        [job.org_id for job in jobs],
-        [job.type for job in jobs],
-        [job.input_json for job in jobs],
-        [job.metadata_json for job in jobs],
-        [job.created_by for job in jobs],
-        [job.max_attempts for job in jobs],
-        [job.priority for job in jobs],
-        [job.run_at for job in jobs],
-        [job.schedule_id for job in jobs],
-        [job.request_id for job in jobs],
-    )
-    return {row["job_id"] for row in rows}
-
-
-async def _existing(conn: asyncpg.Connection, jobs: Mapping[int, NewJob]) -> dict[int, CreatedJob]:
-    if not jobs:
-        return {}
-    rows = await conn.fetch(
-        job_statements.FIND_BY_REQUEST,
-        list(jobs),
-        [job.org_id for job in jobs.values()],
-        [job.request_id for job in jobs.values()],
-        [job.type for job in jobs.values()],
-        [job.input_json for job in jobs.values()],
-    )
-    return {
-        row["place"]: CreatedJob(row["job_id"], already_existed=True, conflict=row["conflict"])
-        for row in rows
-    }
-
-
 async def _report_progress(conn: asyncpg.Connection, held: Sequence[ProgressReport]) -> None:
     if held:
         await conn.execute(
             job_statements.REPORT_PROGRESS,
             [report.lease.id for report in held],
             [report.progress for report in held],
-            [None if report.message is None else _storable(report.message) for report in held],
+            [None if report.message is None else storable(report.message) for report in held],
             [report.total_items for report in held],
             [report.processed_items for report in held],
         )
@@ -341,34 +234,18 @@ async def _drop_strays(conn: asyncpg.Connection, leases: Sequence[Lease]) -> Non
         await millrace_queue.complete(conn, leases)
 
 
-async def _cancel(conn: asyncpg.Connection, ids: Iterable[UUID]) -> None:
-    cancelled = list(ids)
-    if cancelled:
-        await conn.execute(job_statements.CANCEL_JOBS, cancelled)
-
-
-async def _fail(conn: asyncpg.Connection, changes: Sequence[_Failed]) -> None:
-    if not changes:
-        return
-    await conn.execute(
-        job_statements.FAIL_JOBS,
-        [change.id_ for change in changes],
-        ["failed" if change.final else "pending" for change in changes],
-        [change.run_at for change in changes],
-        [_storable(change.code) for change in changes],
-        [_storable(change.message) for change in changes],
-        [change.retryable for change in changes],
-    )
-
-
-def _entry(job: NewJob) -> NewEntry:
-    return NewEntry(job.job_id, job.type, job.org_id, job.max_attempts, job.priority, job.run_at)
+async def _cancel(conn: asyncpg.Connection, leases: Sequence[Lease]) -> None:
+    if leases:
+        await record_attempts(conn, [EndedAttempt(lease, "cancelled") for lease in leases])
+        await conn.execute(job_statements.CANCEL_JOBS, [lease.id for lease in leases])
 
 
 def _claimed(claim: Claim, row: asyncpg.Record) -> ClaimedJob:
-    return ClaimedJob(claim, row["org_id"], row["input_json"], row["metadata_json"], row["created_by"])
-
-
-def _storable(text: str) -> str:
-    """Return text that Postgres can hold: one message it refuses would fail all that are written with it."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+    return ClaimedJob(
+        claim,
+        row["org_id"],
+        row["input_json"],
+        row["metadata_json"],
+        row["created_by"],
+        row["options_json"],
+    )

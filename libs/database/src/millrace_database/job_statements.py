@@ -7,19 +7,37 @@ here while he holds what the other needs. `version` grows with every change of t
 # Sorted, so that two batches with the same request ids meet in one order and do not wait for each other in a circle.
 INSERT_JOBS = """
 INSERT INTO jobs (
-    job_id, org_id, type, input, metadata, created_by, max_attempts, priority, run_at, schedule_id, request_id
+    job_id, org_id, type, input, metadata, created_by, max_attempts, priority, run_at, schedule_id, request_id, options
 )
 SELECT job_id, org_id, type, input::jsonb, metadata::jsonb, created_by, max_attempts, priority,
-    coalesce(run_at, now()), schedule_id, request_id
+    coalesce(run_at, now() + coalesce(delay, interval '0')), schedule_id, request_id, options::jsonb
 FROM unnest(
     $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::integer[], $8::smallint[],
-    $9::timestamptz[], $10::uuid[], $11::text[]
+    $9::timestamptz[], $10::interval[], $11::uuid[], $12::text[], $13::text[]
 ) WITH ORDINALITY AS job (
-    job_id, org_id, type, input, metadata, created_by, max_attempts, priority, run_at, schedule_id, request_id, place
+    job_id, org_id, type, input, metadata, created_by, max_attempts, priority, run_at, delay, schedule_id, request_id,
+    options, place
 )
 ORDER BY org_id, request_id, place
 ON CONFLICT (org_id, request_id) WHERE request_id IS NOT NULL DO NOTHING
-RETURNING job_id
+RETURNING job_id, created_at, run_at
+"""
+
+FIND_OWNERS = "SELECT job_id, type, org_id FROM jobs WHERE job_id = ANY ($1::uuid[])"
+
+# Of jobs that this transaction has made and that turned out to be one too many.
+DELETE_JOBS = "DELETE FROM jobs WHERE job_id = ANY ($1::uuid[])"
+
+# Their entries are locked. A repetition of the request that replaced a job finds it by its request id.
+REPLACE_JOBS = """
+UPDATE jobs
+SET input = given.input::jsonb, metadata = given.metadata::jsonb, max_attempts = given.max_attempts,
+    priority = given.priority, run_at = coalesce(given.run_at, now()), options = given.options::jsonb,
+    request_id = coalesce(given.request_id, jobs.request_id), version = version + 1
+FROM unnest(
+    $1::uuid[], $2::text[], $3::text[], $4::integer[], $5::smallint[], $6::timestamptz[], $7::text[], $8::text[]
+) AS given (job_id, input, metadata, max_attempts, priority, run_at, options, request_id)
+WHERE jobs.job_id = given.job_id
 """
 
 # In a statement of its own: only a new snapshot sees the job whose transaction the insertion waited for.
@@ -34,11 +52,11 @@ START_JOBS = """
 UPDATE jobs
 SET status = 'processing', attempt = claimed.attempt, started_at = now(), progress = 0, message = '',
     total_items = 0, processed_items = 0, error_code = NULL, error_message = NULL, error_retryable = NULL,
-    version = version + 1
+    worker_id = $3::uuid, version = version + 1
 FROM unnest($1::uuid[], $2::integer[]) AS claimed (job_id, attempt)
 WHERE jobs.job_id = claimed.job_id
 RETURNING jobs.job_id, jobs.org_id, jobs.input::text AS input_json, jobs.metadata::text AS metadata_json,
-    jobs.created_by
+    jobs.created_by, jobs.options::text AS options_json
 """
 
 COMPLETE_JOBS = """
@@ -64,7 +82,9 @@ UPDATE jobs SET status = 'cancelled', completed_at = now(), version = version + 
 """
 
 REQUEST_CANCELLATION = """
-UPDATE jobs SET status = 'cancelling', version = version + 1 WHERE job_id = $1::uuid AND status = 'processing'
+UPDATE jobs SET status = 'cancelling', version = version + 1
+WHERE job_id = ANY ($1::uuid[]) AND status = 'processing'
+RETURNING job_id, org_id
 """
 
 HAND_BACK_JOBS = """
@@ -73,12 +93,28 @@ SET status = 'pending', attempt = attempt - 1, started_at = NULL, version = vers
 WHERE job_id = ANY ($1::uuid[])
 """
 
+SNOOZE_JOBS = """
+UPDATE jobs
+SET status = 'pending', attempt = attempt - 1, started_at = NULL, run_at = now() + snoozed.delay,
+    message = coalesce(snoozed.message, jobs.message), version = version + 1
+FROM unnest($1::uuid[], $2::interval[], $3::text[]) AS snoozed (job_id, delay, message)
+WHERE jobs.job_id = snoozed.job_id
+"""
+
+# Locks the job: it has no entry that could be locked. A deadline that is over does not hold for a job that is retried.
+LOCK_RETRYABLE_JOB = """
+SELECT type, status, priority, attempt,
+    CASE WHEN (options ->> 'deadline')::timestamptz <= now() THEN options - 'deadline' ELSE options END::text
+        AS options_json
+FROM jobs
+WHERE job_id = $1::uuid AND org_id = $2::text AND status IN ('failed', 'cancelled')
+FOR UPDATE
+"""
+
 RETRY_JOB = """
 UPDATE jobs
-SET status = 'pending', completed_at = NULL, run_at = now(), max_attempts = attempt + $3::integer,
-    version = version + 1
-WHERE job_id = $1::uuid AND org_id = $2::text AND status IN ('failed', 'cancelled')
-RETURNING type, priority, attempt, max_attempts
+SET status = 'pending', completed_at = NULL, run_at = now(), max_attempts = $2::integer, version = version + 1
+WHERE job_id = $1::uuid
 """
 
 # NULL leaves a value as it is.
@@ -98,7 +134,7 @@ GET_JOB = """
 SELECT job_id, org_id, type, status, progress, message, total_items, processed_items, input::text AS input_json,
     output::text AS output_json, metadata::text AS metadata_json, error_code, error_message, error_retryable,
     created_by, created_at, run_at, started_at, completed_at, attempt, max_attempts, priority, schedule_id,
-    request_id, version, now() AS read_at
+    request_id, version, now() AS read_at, options::text AS options_json, worker_id, parent_job_id
 FROM jobs
 WHERE job_id = $1::uuid AND ($2::text IS NULL OR org_id = $2::text)
 """
@@ -107,7 +143,8 @@ GET_CHANGED_JOBS = """
 SELECT jobs.job_id, org_id, type, status, progress, message, total_items, processed_items,
     input::text AS input_json, output::text AS output_json, metadata::text AS metadata_json, error_code,
     error_message, error_retryable, created_by, created_at, run_at, started_at, completed_at, attempt, max_attempts,
-    priority, schedule_id, request_id, jobs.version, now() AS read_at
+    priority, schedule_id, request_id, jobs.version, now() AS read_at, options::text AS options_json, worker_id,
+    parent_job_id
 FROM unnest($1::uuid[], $2::bigint[]) AS seen (job_id, version)
 JOIN jobs ON jobs.job_id = seen.job_id AND jobs.version > seen.version
 """

@@ -9,8 +9,8 @@ import typer
 
 from millrace_database.availability import DatabaseUnavailableError, UnsupportedServerError
 from millrace_database.embedded import EmbeddedPostgresError, resolve_database
-from millrace_database.migrate import latest_version, schema_is_current
 from millrace_database.migrate import migrate as migrate_database
+from millrace_database.schema_version import latest_version, schema_is_current
 
 # What a person can do something about; anything else is a fault, and shows where it happened.
 _EXPECTED = (

@@ -3,6 +3,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Computed,
     ForeignKey,
     Index,
     Integer,
@@ -21,6 +22,7 @@ _EMPTY_OBJECT = text("'{}'")
 
 JOB_STATUSES = ("pending", "processing", "cancelling", "completed", "failed", "cancelled")
 FINAL_STATUSES = ("completed", "failed", "cancelled")
+FAILED_STATUSES = ("failed", "cancelled")
 
 
 def _among(column: str, values: tuple[str, ...]) -> str:
@@ -28,8 +30,9 @@ def _among(column: str, values: tuple[str, ...]) -> str:
     return f"{column} IN ({listed})"
 
 
-# The record of a user job, for its whole life. It is written at creation, claim and completion; what changes
-# in between (progress and message) is in no index, so that those updates stay on their page (HOT).
+# The record of a user job, for its whole life. It is written at creation, claim and completion. Of what these and
+# progress change nothing is in an index, and a page is filled less than half: so those updates stay on their page and
+# touch no index (HOT). Lists by status go by the queue, by `outcome`, or by the order of ids instead.
 jobs = Table(
     "jobs",
     metadata,
@@ -59,6 +62,25 @@ jobs = Table(
     Column("request_id", Text),
     # Grows by one with every change of the row: WatchJob sends what is newer than what it sent last.
     Column("version", BigInteger, nullable=False, server_default="1"),
+    # The status of a job that ended without success, NULL of any other; Postgres keeps it. Claim and completion leave
+    # it NULL, so that it may be in an index. Only lists read it.
+    Column(
+        "outcome",
+        Text,
+        Computed(f"CASE WHEN {_among('status', FAILED_STATUSES)} THEN status END", persisted=True),
+    ),
+    # The error code of such a job, kept in the same way and for the same reason.
+    Column(
+        "final_error_code",
+        Text,
+        Computed(f"CASE WHEN {_among('status', FAILED_STATUSES)} THEN error_code END", persisted=True),
+    ),
+    # What its creator asked for beyond the ordinary, the JSON form of JobOptions; NULL: nothing.
+    Column("options", JSONB),
+    # Who ran its latest attempt.
+    Column("worker_id", UUID),
+    # The job that it was made for, such as the one whose dead letter it is.
+    Column("parent_job_id", UUID),
     CheckConstraint(_among("status", JOB_STATUSES), name="status"),
     CheckConstraint(
         f"({_among('status', FINAL_STATUSES)}) = (completed_at IS NOT NULL)", name="completed_at_when_final"
@@ -74,7 +96,33 @@ jobs = Table(
         postgresql_where=text("request_id IS NOT NULL"),
     ),
     Index("jobs_by_org", "org_id", text("job_id DESC")),
-    Index("jobs_by_org_status", "org_id", "status", text("job_id DESC")),
+    Index(
+        "jobs_by_org_outcome",
+        "org_id",
+        "outcome",
+        text("job_id DESC"),
+        postgresql_where=text("outcome IS NOT NULL"),
+    ),
+    Index("jobs_by_outcome", "outcome", text("job_id DESC"), postgresql_where=text("outcome IS NOT NULL")),
+    Index(
+        "jobs_by_org_error",
+        "org_id",
+        "final_error_code",
+        text("job_id DESC"),
+        postgresql_where=text("final_error_code IS NOT NULL"),
+    ),
+    Index(
+        "jobs_by_error",
+        "final_error_code",
+        text("job_id DESC"),
+        postgresql_where=text("final_error_code IS NOT NULL"),
+    ),
+    Index(
+        "jobs_by_parent",
+        "parent_job_id",
+        text("job_id DESC"),
+        postgresql_where=text("parent_job_id IS NOT NULL"),
+    ),
     Index("jobs_by_org_type", "org_id", "type", text("job_id DESC")),
     Index("jobs_by_org_creator", "org_id", "created_by", text("job_id DESC")),
     Index(
@@ -90,7 +138,18 @@ jobs = Table(
         postgresql_ops={"metadata": "jsonb_path_ops"},
         postgresql_where=text("metadata <> '{}'"),
     ),
-    postgresql_with={"fillfactor": 70},
+    # After a small share of changes, since a long history makes a large one last for days: a vacuum reads the pages
+    # that have changed, and statistics are a sample of fixed size, so that neither costs more for being done often.
+    # No vacuum gives pages back, because that needs an exclusive lock on a table that every claim writes.
+    postgresql_with={
+        "fillfactor": 45,
+        "autovacuum_vacuum_scale_factor": 0.02,
+        "autovacuum_vacuum_threshold": 5000,
+        "autovacuum_vacuum_insert_scale_factor": 0.05,
+        "autovacuum_analyze_scale_factor": 0.02,
+        "autovacuum_analyze_threshold": 1000,
+        "vacuum_truncate": "off",
+    },
 )
 
 # What workers published of their handlers. A type stays when its workers are gone.
@@ -105,7 +164,83 @@ job_types = Table(
     Column("timeout", INTERVAL, nullable=False),
     Column("concurrency", Integer, nullable=False),
     Column("published_at", _TIME, nullable=False, server_default=_NOW),
+    # The handler's further rules, and what operators have set instead: the JSON form of JobTypeOptions.
+    Column("options", JSONB, nullable=False, server_default=_EMPTY_OBJECT),
+    Column("overrides", JSONB, nullable=False, server_default=_EMPTY_OBJECT),
     CheckConstraint("max_attempts >= 1 AND concurrency >= 1", name="limits"),
+)
+
+ATTEMPT_OUTCOMES = (
+    "failed",
+    "timed_out",
+    "worker_lost",
+    "lease_lost",
+    "handed_back",
+    "snoozed",
+    "cancelled",
+)
+
+# An attempt that ended without completing its job. The one that runs or completed is told by the row of the job, so
+# that a job that succeeds at once writes nothing here.
+job_attempts = Table(
+    "job_attempts",
+    metadata,
+    Column("job_id", UUID, primary_key=True),
+    # The fence of its claim: an attempt that was handed back has the number of the one after it.
+    Column("fence", BigInteger, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("started_at", _TIME),
+    Column("ended_at", _TIME, nullable=False, server_default=_NOW),
+    Column("worker_id", UUID),
+    Column("worker_name", Text, nullable=False, server_default=""),
+    Column("error_code", Text),
+    Column("error_message", Text),
+    CheckConstraint(_among("outcome", ATTEMPT_OUTCOMES), name="outcome"),
+    postgresql_with={
+        "autovacuum_vacuum_scale_factor": 0.05,
+        "autovacuum_vacuum_threshold": 5000,
+        "autovacuum_vacuum_insert_scale_factor": 0.05,
+        "autovacuum_analyze_scale_factor": 0.05,
+        "autovacuum_analyze_threshold": 1000,
+        "vacuum_truncate": "off",
+    },
+)
+
+# How far the search for jobs that are kept no longer has come: behind `position` it goes on with jobs that were
+# created longer than `age` ago. Age 0 stands for all jobs, and its row is the lock on the search.
+retention_sweeps = Table(
+    "retention_sweeps",
+    metadata,
+    Column("age", INTERVAL, primary_key=True),
+    Column("position", UUID, nullable=False, server_default=text("'00000000-0000-0000-0000-000000000000'")),
+    Column("next_at", _TIME, nullable=False, server_default=_NOW),
+    postgresql_with={
+        "fillfactor": 50,
+        "autovacuum_vacuum_scale_factor": 0,
+        "autovacuum_vacuum_threshold": 200,
+        "vacuum_truncate": "off",
+    },
+)
+
+# How many jobs were created and finished, by spans of 10 s. Each process writes rows of its own. A crash of the server
+# empties it, which costs a minute of rates.
+job_flow = Table(
+    "job_flow",
+    metadata,
+    Column("bucket", _TIME, primary_key=True),
+    Column("type", Text, primary_key=True),
+    Column("org_id", Text, primary_key=True),
+    Column("source", UUID, primary_key=True),
+    Column("created", BigInteger, nullable=False, server_default="0"),
+    Column("finished", BigInteger, nullable=False, server_default="0"),
+    prefixes=["UNLOGGED"],
+    postgresql_with={
+        "fillfactor": 50,
+        "autovacuum_vacuum_scale_factor": 0.1,
+        "autovacuum_vacuum_threshold": 1000,
+        "vacuum_truncate": "off",
+    },
 )
 
 # A row stands for an object in the store: the object is written first, the row after it.
@@ -155,6 +290,7 @@ dataset_imports = Table(
     Column("completed_at", _TIME),
     CheckConstraint("rows_loaded >= 0 AND rows_failed >= 0 AND rows_read >= 0", name="counts"),
     Index("dataset_imports_by_dataset", "dataset_id"),
+    Index("dataset_imports_unfinished", "job_id", postgresql_where=text("completed_at IS NULL")),
 )
 
 dataset_rows = Table(
@@ -206,4 +342,11 @@ scheduled_jobs = Table(
         unique=True,
         postgresql_where=text("request_id IS NOT NULL"),
     ),
+    # Each firing writes the row, and the next time is in an index.
+    postgresql_with={
+        "fillfactor": 70,
+        "autovacuum_vacuum_scale_factor": 0.05,
+        "autovacuum_vacuum_threshold": 500,
+        "vacuum_truncate": "off",
+    },
 )

@@ -3,59 +3,113 @@
 Every operation takes the caller's connection and runs in the caller's transaction. Times are the database's.
 """
 
-from millrace_queue.claiming import ClaimCursor, claim
+from millrace_queue.claiming import ClaimGates, claim
 from millrace_queue.entries import (
     CancelOutcome,
     Claim,
+    Concurrency,
     Connection,
     FailOutcome,
     Failure,
     HandBack,
     Heartbeat,
     HeldLease,
+    KeyOrder,
     Lease,
     NewEntry,
     Rescue,
     Rescued,
     Settled,
+    Snooze,
+    Unique,
+    UniqueWhile,
 )
-from millrace_queue.leases import complete, confirm, confirm_free, fail, hand_back, settle_cancelled
+from millrace_queue.failing import fail, lapse, snooze
+from millrace_queue.gates import Ended, release, unblock_key
+from millrace_queue.leases import complete, confirm, confirm_free, hand_back, settle_cancelled
+from millrace_queue.lines import ServedRanks, add_lines, keep_lines
 from millrace_queue.notifications import CHANNEL_READY, Listener, Notifier
-from millrace_queue.waiting import cancel, enqueue, promote, seconds_until_due
+from millrace_queue.outlook import Outlook, look
+from millrace_queue.rates import Rate
+from millrace_queue.sweeping import Sweep, SweepProgress, sweep_gates
+from millrace_queue.tenants import Tenant, get_tenant, pause_tenant, resume_tenant, set_tenant
+from millrace_queue.throttles import Throttle, enter_throttles, find_throttles, remove_ended_throttles
+from millrace_queue.type_gates import TypeGates, pause_type, resume_type, set_type_limits
+from millrace_queue.unique_keys import Holder, find_holders, replace_waiting
+from millrace_queue.unused_rates import remove_unused_rates
+from millrace_queue.waiting import cancel, enqueue, expire, promote, seconds_until_due, seconds_until_expiry
 from millrace_queue.workers import heartbeat, held_leases, register_worker, rescue, unregister_worker
 
 __all__ = [
     "CHANNEL_READY",
     "CancelOutcome",
     "Claim",
-    "ClaimCursor",
+    "ClaimGates",
+    "Concurrency",
     "Connection",
+    "Ended",
     "FailOutcome",
     "Failure",
     "HandBack",
     "Heartbeat",
     "HeldLease",
+    "Holder",
+    "KeyOrder",
     "Lease",
     "Listener",
     "NewEntry",
     "Notifier",
+    "Outlook",
+    "Rate",
     "Rescue",
     "Rescued",
+    "ServedRanks",
     "Settled",
+    "Snooze",
+    "Sweep",
+    "SweepProgress",
+    "Tenant",
+    "Throttle",
+    "TypeGates",
+    "Unique",
+    "UniqueWhile",
+    "add_lines",
     "cancel",
     "claim",
     "complete",
     "confirm",
     "confirm_free",
     "enqueue",
+    "enter_throttles",
+    "expire",
     "fail",
+    "find_holders",
+    "find_throttles",
+    "get_tenant",
     "hand_back",
     "heartbeat",
     "held_leases",
+    "keep_lines",
+    "lapse",
+    "look",
+    "pause_tenant",
+    "pause_type",
     "promote",
     "register_worker",
+    "release",
+    "remove_ended_throttles",
+    "remove_unused_rates",
+    "replace_waiting",
     "rescue",
+    "resume_tenant",
+    "resume_type",
     "seconds_until_due",
+    "seconds_until_expiry",
+    "set_tenant",
+    "set_type_limits",
     "settle_cancelled",
+    "snooze",
+    "sweep_gates",
+    "unblock_key",
     "unregister_worker",
 ]

@@ -1,56 +1,45 @@
 """Claiming: a worker takes ready entries."""
 
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from uuid import UUID
 
 import asyncpg
 
-from millrace_queue import statements
+from millrace_queue import claim_statements, statements
 from millrace_queue.entries import Claim, Connection
+from millrace_queue.gated_claiming import claim_gated
 
-_RESTART_SECONDS: Final = 1.0
-_BEGINNING: Final = (-(2**31), UUID(int=0))
+_PASSES = 3
 
 
-class ClaimCursor:
-    """Where the next claim of a worker begins: behind the entries it claimed last.
+@dataclass(slots=True)
+class ClaimGates:
+    """What a claimer says to gates, and is told of them.
 
-    While a long transaction is open anywhere in the database, Postgres keeps what entries leave behind in the index
-    when they are claimed. A claim from the beginning passes over all that; one with a cursor does not. What came
-    back before the cursor meanwhile, or has a higher priority, is found within a second, since the cursor restarts
-    that often, and for a type of which a claim could take more than it found.
+    Attributes:
+        places: how many more it runs at once of each type, now. What is claimed of a type with gates takes a place from others
+            even while it waits to run, so no more than this is. A type that is missing: as many as it has capacity for.
+        most: how many more it runs at once of all types with gates together; None: any number.
+        likely: whether there were gates, or something was paused, at the last claim, which saves a statement; out: whether
+            there were at this one.
+        gated: out, the types that have gates.
+        again: out, the types of which there may be more that can be claimed at once.
+        opens_in: out, in how many seconds a rate that is used up lets the next entry start; None: none is.
+
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._places: dict[str, tuple[int, UUID]] = {}
-        self._restart_at = 0.0
+    places: Mapping[str, int] = field(default_factory=dict)
+    most: int | None = None
+    likely: bool = False
+    gated: set[str] = field(default_factory=set)
+    again: set[str] = field(default_factory=set)
+    opens_in: float | None = None
 
-    def place(self, type_: str) -> tuple[int, UUID]:
-        """Return the place behind which the search for a type begins."""
-        return self._places.get(type_, _BEGINNING)
-
-    def advance(self, places: Mapping[str, tuple[int, UUID]]) -> None:
-        """Go on behind these places, each the last one claimed of its type."""
-        if places and not self._places:
-            self._restart_at = self._clock() + _RESTART_SECONDS
-        self._places |= places
-
-    def restart(self) -> None:
-        """Go back to the beginning."""
-        self._places.clear()
-
-    def restart_type(self, type_: str) -> bool:
-        """Go back to the beginning of one type. Returns whether the cursor had left it."""
-        return self._places.pop(type_, None) is not None
-
-    def restart_if_due(self) -> None:
-        """Go back to the beginning once a second."""
-        if self._clock() >= self._restart_at:
-            self.restart()
+    def open_in(self, seconds: float | None) -> None:
+        """Take note of a time at which a rate opens."""
+        if seconds is not None:
+            self.opens_in = seconds if self.opens_in is None else min(self.opens_in, seconds)
 
 
 async def claim(
@@ -59,70 +48,107 @@ async def claim(
     capacity: Mapping[str, int],
     limit: int,
     *,
-    cursor: ClaimCursor | None = None,
+    gates: ClaimGates | None = None,
 ) -> list[Claim]:
-    """Claim ready entries for a registered worker: highest priority first, then lowest id.
+    """Claim ready entries for a registered worker: highest priority first, then by rank.
 
     Each claim uses an attempt. Entries that another claim is just taking are passed over, so an answer may be
     short although entries are left; the worker asks again. A worker that is not registered gets nothing.
 
     Args:
-        conn: an open connection; the claims hold once its transaction commits.
+        conn: an open connection; the claims hold once its transaction commits. It must be in one when there are gates.
         worker_id: who claims.
         capacity: how many more entries the worker takes of each type.
         limit: how many it takes in all.
-        cursor: the worker's own, kept from claim to claim; None: search from the beginning.
+        gates: what it says to gates, and is told of them.
 
     Returns:
         At most `limit` claims, in the order in which they are to be served.
 
     """
-    cursor = cursor or ClaimCursor()
-    cursor.restart_if_due()
-    rows = await _take(conn, worker_id, capacity, limit, cursor)
-    last = _last_of_each_type(rows)
-    left = _places_left(capacity, rows)
-    if len(rows) < limit:
-        short = {type_: places for type_, places in left.items() if cursor.restart_type(type_)}
-        again = await _take(conn, worker_id, short, limit - len(rows), cursor)
-        last |= _last_of_each_type(again)
-        rows += again
-        left = _places_left(capacity, rows)
-    # Of a type that has fewer entries than places, those that come next may stand anywhere.
-    cursor.advance({type_: place for type_, place in last.items() if type_ not in left or len(rows) == limit})
-    rows.sort(key=_place)
-    return [
-        Claim(row["id"], row["type"], row["tenant"], row["attempt"], row["max_attempts"], row["fence"])
-        for row in rows
-    ]
+    gates = gates or ClaimGates()
+    room = {type_: places for type_, places in capacity.items() if places > 0}
+    claims: list[Claim] = []
+    if room and limit > 0:
+        if not gates.likely:
+            types = {type_: min(places, limit) for type_, places in room.items()}
+            rows = await conn.fetch(statements.CLAIM, worker_id, list(types), list(types.values()), limit)
+            claims = [Claim(*row) for row in rows]
+        if not claims:
+            claims = await _claim_beside_gates(conn, worker_id, room, limit, gates)
+            gates.likely = bool(claims or gates.gated)
+    claims.sort(key=_order)
+    return claims
 
 
-async def _take(
-    conn: Connection, worker_id: UUID, capacity: Mapping[str, int], limit: int, cursor: ClaimCursor
-) -> list[asyncpg.Record]:
-    free = {type_: min(places, limit) for type_, places in capacity.items() if places > 0}
-    if not free or limit <= 0:
+async def _claim_beside_gates(
+    conn: Connection, worker_id: UUID, room: Mapping[str, int], limit: int, gates: ClaimGates
+) -> list[Claim]:
+    claims: list[Claim] = []
+    for number in range(_PASSES):
+        wanted = limit - len(claims)
+        if not room or wanted <= 0:
+            return claims
+        types = {type_: min(places, wanted) for type_, places in room.items()}
+        rows = await conn.fetch(
+            claim_statements.CLAIM_BESIDE_GATES, worker_id, list(types), list(types.values()), wanted
+        )
+        taken = [Claim(*row[:8]) for row in rows if row["id"] is not None]
+        at_gates = [row for row in rows if row["id"] is None]
+        found = len(taken) + sum(row["places"] for row in at_gates)
+        if at_gates:
+            taken += await _claim_at_gates(conn, worker_id, at_gates, gates, may_wait=number == 0)
+        claims += taken
+        if not at_gates or found < wanted:
+            return claims
+        # What gates did not let through may have kept others out.
+        room = _left(room, taken, gates)
+    gates.again |= room.keys()
+    return claims
+
+
+async def _claim_at_gates(
+    conn: Connection, worker_id: UUID, rows: Iterable[asyncpg.Record], gates: ClaimGates, *, may_wait: bool
+) -> list[Claim]:
+    places: dict[str, int] = {}
+    for row in rows:
+        type_ = row["type"]
+        gates.gated.add(type_)
+        gates.open_in(row["opens_in"])
+        count = min(row["places"], gates.places.get(type_, row["places"]))
+        if count > 0:
+            places[type_] = count
+    if gates.most is not None:
+        places = _shared_out(places, gates.most)
+    if not places:
         return []
-    places = [cursor.place(type_) for type_ in free]
-    return await conn.fetch(
-        statements.CLAIM,
-        worker_id,
-        list(free),
-        list(free.values()),
-        limit,
-        [rank for rank, _ in places],
-        [id_ for _, id_ in places],
-    )
+    result = await claim_gated(conn, worker_id, places, may_wait=may_wait)
+    if gates.most is not None:
+        gates.most -= len(result.claims)
+    gates.again |= result.again
+    gates.open_in(result.opens_in)
+    return result.claims
 
 
-def _places_left(capacity: Mapping[str, int], rows: Iterable[asyncpg.Record]) -> dict[str, int]:
-    taken = Counter(row["type"] for row in rows)
-    return {type_: left for type_, places in capacity.items() if (left := places - taken[type_]) > 0}
+def _shared_out(places: Mapping[str, int], most: int) -> dict[str, int]:
+    """Return the places, or equal parts of so many as there are."""
+    shares: dict[str, int] = {}
+    for number, (type_, count) in enumerate(sorted(places.items(), key=lambda item: item[1])):
+        shares[type_] = min(count, max(most, 0) // (len(places) - number))
+        most -= shares[type_]
+    return {type_: count for type_, count in shares.items() if count > 0}
 
 
-def _place(row: asyncpg.Record) -> tuple[int, UUID]:
-    return row["rank"], row["id"]
+def _left(room: Mapping[str, int], taken: Iterable[Claim], gates: ClaimGates) -> dict[str, int]:
+    """Return what room is left for each type, of those with gates no more than runs at once."""
+    left = {
+        type_: min(places, gates.places.get(type_, places)) if type_ in gates.gated else places
+        for type_, places in room.items()
+    }
+    for claim_ in taken:
+        left[claim_.type] -= 1
+    return {type_: places for type_, places in left.items() if places > 0}
 
 
-def _last_of_each_type(rows: Iterable[asyncpg.Record]) -> dict[str, tuple[int, UUID]]:
-    return {row["type"]: _place(row) for row in sorted(rows, key=_place)}
+def _order(claim: Claim) -> tuple[int, int, UUID]:
+    return -claim.priority, claim.rank, claim.id

@@ -4,13 +4,46 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 import asyncpg
 
 Connection: TypeAlias = asyncpg.Connection
 """The caller's connection. An operation runs in the transaction that is open on it, or commits by itself."""
+
+
+KeyOrder: TypeAlias = Literal["block", "skip"]
+"""Entries of a key run strictly one after the other, in the order in which they came in, waiting for retries; once one has
+failed for good the others wait until it is retried or let go ("block"), or go on ("skip")."""
+
+UniqueWhile: TypeAlias = Literal["waiting", "unfinished", "each_state"]
+"""Of a unique key there is at most one entry that waits and has not been served; that is in the queue; in each
+of the states waiting, waiting for a retry, and running."""
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """Of the entries of a tenant and type with the same `key`, at most `limit` run at once, from 1.
+
+    `order` needs a limit of 1; None: entries are served by priority and rank, and a retry that waits holds up nobody.
+    """
+
+    key: str
+    limit: int = 1
+    order: KeyOrder | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unique:
+    """An entry with this key excludes another one; the key says for itself within what it is to be unique.
+
+    Keys with a different `while_` do not exclude each other, but for "waiting" and "each_state" among what waits for
+    its first attempt.
+    """
+
+    key: str
+    while_: UniqueWhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +58,9 @@ class NewEntry:
         priority: higher is served first, -1000 to 1000.
         run_at: not served before; None: at once.
         attempt: attempts already used.
+        expires_at: not served after this time; None: at any time.
+        concurrency: the key that it shares a limit with others by.
+        unique: the key that it may have alone.
 
     """
 
@@ -35,6 +71,20 @@ class NewEntry:
     priority: int = 0
     run_at: datetime | None = None
     attempt: int = 0
+    expires_at: datetime | None = None
+    concurrency: Concurrency | None = None
+    unique: Unique | None = None
+
+    @property
+    def unique_slot(self) -> str | None:
+        """The place of its unique key that the entry takes when it comes in; None: its key excludes nobody now."""
+        if self.unique is None:
+            return None
+        if self.unique.while_ == "unfinished":
+            return "unfinished"
+        if self.attempt == 0:
+            return "waiting"
+        return "retry" if self.unique.while_ == "each_state" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +108,8 @@ class Claim:
     attempt: int
     max_attempts: int
     fence: int
+    priority: int
+    rank: int
 
     @property
     def lease(self) -> Lease:
@@ -74,13 +126,26 @@ class Failure:
     retry_delay: timedelta | None
 
 
+@dataclass(frozen=True, slots=True)
+class Snooze:
+    """An attempt that is given back, to be made after `delay`."""
+
+    id: UUID
+    fence: int
+    delay: timedelta
+
+
 class Settled(enum.Enum):
     """What became of an entry whose attempt failed."""
 
     RETRYING = "retrying"
     """It waits for its next attempt."""
     FAILED = "failed"
-    """It is gone: its attempts are used up, or it was not to be retried."""
+    """It is gone: its attempts or its time are used up, or it was not to be retried."""
+    QUARANTINED = "quarantined"
+    """It is gone: too many leases in a row were lost with it."""
+    KEY_TAKEN = "key taken"
+    """It is gone: another entry with its unique key waits for a further attempt."""
     CANCELLED = "cancelled"
     """It is gone: its cancellation had been requested."""
     LOST = "lost"
@@ -96,10 +161,10 @@ class FailOutcome:
 
 
 class HandBack(enum.Enum):
-    """What became of an entry that its worker handed back."""
+    """What became of an entry that its worker handed back, or put off."""
 
     READY = "ready"
-    """It can be claimed again, and has not lost an attempt."""
+    """It waits again, and has not lost an attempt."""
     CANCELLED = "cancelled"
     """It is gone: its cancellation had been requested."""
     LOST = "lost"
@@ -112,20 +177,37 @@ class Rescue(enum.Enum):
     READY = "ready"
     """It can be claimed again; the lost attempt counts."""
     EXHAUSTED = "exhausted"
-    """It is gone: its attempts are used up."""
+    """It is gone: its attempts or its time are used up."""
+    QUARANTINED = "quarantined"
+    """It is gone: too many leases in a row were lost with it."""
+    KEY_TAKEN = "key taken"
+    """It is gone: another entry with its unique key waits for a further attempt."""
     CANCELLED = "cancelled"
     """It is gone: its cancellation had been requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rescued:
-    """An entry taken from a lost worker; `attempt` is the number of the attempt that was lost."""
+    """An entry taken from a lost worker.
+
+    Attributes:
+        id: the entry.
+        type: its type.
+        worker_id: the worker that was lost.
+        attempt: the number of the attempt that was lost.
+        fence: that of the lost lease.
+        outcome: what became of the entry.
+        worker_details: what the worker said of itself; None when that is not known any more.
+
+    """
 
     id: UUID
     type: str
     worker_id: UUID
     attempt: int
+    fence: int
     outcome: Rescue
+    worker_details: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

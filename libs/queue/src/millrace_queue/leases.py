@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from uuid import UUID
 
+import asyncpg
+
 from millrace_queue import statements
-from millrace_queue.entries import Connection, FailOutcome, Failure, HandBack, Lease, Settled
+from millrace_queue.entries import Connection, HandBack, Lease
+from millrace_queue.gates import Ended, release
 
 
 async def confirm(conn: Connection, leases: Sequence[Lease]) -> set[UUID]:
@@ -37,7 +40,7 @@ async def complete(conn: Connection, leases: Sequence[Lease]) -> set[UUID]:
         The ids that were accepted. The leases of the others had been lost, and nothing changed.
 
     """
-    return await _accepted(conn, statements.COMPLETE, leases)
+    return await _removed(conn, statements.COMPLETE, leases)
 
 
 async def settle_cancelled(conn: Connection, leases: Sequence[Lease]) -> set[UUID]:
@@ -47,33 +50,7 @@ async def settle_cancelled(conn: Connection, leases: Sequence[Lease]) -> set[UUI
         The ids that were accepted. Of the others the lease had been lost, or nobody had requested a cancellation.
 
     """
-    return await _accepted(conn, statements.SETTLE_CANCELLED, leases)
-
-
-async def fail(conn: Connection, failures: Sequence[Failure]) -> dict[UUID, FailOutcome]:
-    """End attempts that failed: the entry waits for its next attempt or is removed.
-
-    Returns:
-        What became of each entry, by its id.
-
-    """
-    outcomes = {failure.id: FailOutcome(Settled.LOST) for failure in failures}
-    if not outcomes:
-        return outcomes
-    rows = await conn.fetch(
-        statements.FAIL,
-        [failure.id for failure in failures],
-        [failure.fence for failure in failures],
-        [failure.retry_delay for failure in failures],
-    )
-    for row in rows:
-        if row["cancel_requested"]:
-            outcomes[row["id"]] = FailOutcome(Settled.CANCELLED)
-        elif row["final"]:
-            outcomes[row["id"]] = FailOutcome(Settled.FAILED)
-        else:
-            outcomes[row["id"]] = FailOutcome(Settled.RETRYING, row["run_at"])
-    return outcomes
+    return await _removed(conn, statements.SETTLE_CANCELLED, leases)
 
 
 async def hand_back(conn: Connection, leases: Sequence[Lease]) -> dict[UUID, HandBack]:
@@ -86,8 +63,10 @@ async def hand_back(conn: Connection, leases: Sequence[Lease]) -> dict[UUID, Han
     outcomes = {lease.id: HandBack.LOST for lease in leases}
     if not outcomes:
         return outcomes
-    for row in await conn.fetch(statements.HAND_BACK, *_columns(leases)):
+    rows = await conn.fetch(statements.HAND_BACK, *_columns(leases))
+    for row in rows:
         outcomes[row["id"]] = HandBack.CANCELLED if row["cancel_requested"] else HandBack.READY
+    await release(conn, [_ended(row, stays=not row["cancel_requested"]) for row in rows if row["gated"]])
     return outcomes
 
 
@@ -95,6 +74,26 @@ async def _accepted(conn: Connection, statement: str, leases: Sequence[Lease]) -
     if not leases:
         return set()
     return {row["id"] for row in await conn.fetch(statement, *_columns(leases))}
+
+
+async def _removed(conn: Connection, statement: str, leases: Sequence[Lease]) -> set[UUID]:
+    if not leases:
+        return set()
+    rows = await conn.fetch(statement, *_columns(leases))
+    await release(conn, [_ended(row, stays=False) for row in rows if row["gated"]])
+    return {row["id"] for row in rows}
+
+
+def _ended(row: asyncpg.Record, *, stays: bool) -> Ended:
+    return Ended(
+        row["id"],
+        row["type"],
+        row["tenant"],
+        row["concurrency_key"],
+        row["key_order"],
+        stays=stays,
+        failed=False,
+    )
 
 
 def _columns(leases: Sequence[Lease]) -> tuple[list[UUID], list[int]]:

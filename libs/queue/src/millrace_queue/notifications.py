@@ -17,7 +17,7 @@ CHANNEL_READY: Final = "millrace_queue_ready"
 
 _NOTIFY_INTERVAL: Final = 0.05
 _MAX_PAYLOAD: Final = 7000
-_PING_INTERVAL: Final = 5.0
+_PING_INTERVAL: Final = 10.0
 _PING_TIMEOUT: Final = 5.0
 _CONNECT_TIMEOUT: Final = 10.0
 _FIRST_PAUSE: Final = 0.2

@@ -63,3 +63,8 @@ VERSION_1: tuple[str, ...] = (
     "CREATE INDEX queue_held ON queue (worker_id) WHERE state = 'running'",
     _WORKERS,
 )
+
+VERSION_2: tuple[str, ...] = (
+    # What waits of a tenant, in the order of ids. A claim takes an entry out of it, and so does not write it.
+    "CREATE INDEX queue_waiting ON queue (tenant, id) WHERE state <> 'running'",
+)

@@ -1,64 +1,66 @@
-"""Every SQL statement of the queue engine.
+"""SQL statements of the queue engine; those of lines, gates and of attempts that failed have files of their own.
 
 How locks are taken, so that operations on the same entries never wait for each other in a circle:
 
 - What may wait locks its entries first and in the order of their ids. The lateral subquery with FOR UPDATE sees
   to it: it cannot be turned into another join, so its rows are visited in the order of the sorted leases.
-- What can do without an entry (claim, promote, rescue, confirm_free) skips locked ones and never waits.
+- What can do without an entry (claim, promote, rescue, expire, confirm_free) skips locked ones and never waits.
 - Whoever changes other rows along with an entry locks the entry first.
 
 A LIMIT with FOR UPDATE SKIP LOCKED stands in a materialized subquery; evaluated twice, it would take twice as many.
 """
 
-ENQUEUE = """
-INSERT INTO queue (id, type, tenant, max_attempts, priority, attempt, run_at, state)
-SELECT id, type, tenant, max_attempts, priority, attempt, coalesce(run_at, now()),
-    CASE WHEN run_at > now() THEN 'scheduled' ELSE 'ready' END
-FROM unnest($1::uuid[], $2::text[], $3::text[], $4::integer[], $5::smallint[], $6::integer[], $7::timestamptz[])
-    AS entry (id, type, tenant, max_attempts, priority, attempt, run_at)
-"""
-
-# $1 the worker, $2 types, $3 the capacity of each, $4 the limit over all of them, $5 and $6 where the search begins in
-# the order of each type.
+# $1 the worker, $2 types, $3 the capacity of each, $4 the limit over all of them.
 #
-# `best` finds, without locking, how many of the first $4 entries over all types are of which type; `picked` then
-# locks so many of each. Locking the candidates of all types and keeping $4 of them would hide the others from
-# every other worker that claims at this moment.
+# `best` finds, without locking, how many of the first $4 entries over all types are of which line; `picked` then
+# locks so many of each. Locking the candidates of all lines and keeping $4 of them would hide the others from
+# every other worker that claims at this moment. Ranks of different types do not compare: types take turns.
+#
+# Nothing is found when any of the types, or any tenant, has limits or is paused: CLAIM_BESIDE_GATES sees to that.
 CLAIM = """
 WITH wanted AS MATERIALIZED (
-    SELECT type, capacity, rank, id
-    FROM unnest($2::text[], $3::integer[], $5::integer[], $6::uuid[]) AS wanted (type, capacity, rank, id)
+    SELECT wanted.type, wanted.capacity, line.priority, line.start
+    FROM unnest($2::text[], $3::integer[]) AS wanted (type, capacity)
+    JOIN queue_lines AS line ON line.type = wanted.type
     WHERE EXISTS (SELECT FROM queue_workers WHERE worker_id = $1::uuid)
+        AND NOT EXISTS (SELECT FROM queue_types WHERE queue_types.type = ANY ($2::text[]) AND (gated OR paused))
+        AND NOT EXISTS (SELECT FROM queue_tenants WHERE gated OR paused)
 ), best AS MATERIALIZED (
-    SELECT wanted.type, wanted.rank, wanted.id
-    FROM wanted CROSS JOIN LATERAL (
-        SELECT -queue.priority AS rank, queue.id
-        FROM queue
-        WHERE queue.state = 'ready' AND queue.type = wanted.type
-            AND (-queue.priority, queue.id) > (wanted.rank, wanted.id)
-        ORDER BY -queue.priority, queue.id
-        LIMIT wanted.capacity
+    SELECT type, priority, start
+    FROM (
+        SELECT wanted.type, wanted.capacity, wanted.priority, wanted.start, entry.id,
+            row_number() OVER (PARTITION BY wanted.type ORDER BY -wanted.priority, entry.rank, entry.id) AS place
+        FROM wanted CROSS JOIN LATERAL (
+            SELECT queue.rank, queue.id
+            FROM queue
+            WHERE queue.state = 'ready' AND queue.type = wanted.type AND -queue.priority = -wanted.priority
+                AND queue.rank >= wanted.start AND (queue.expires_at IS NULL OR queue.expires_at > now())
+            ORDER BY queue.rank, queue.id
+            LIMIT wanted.capacity
+        ) AS entry
     ) AS entry
-    ORDER BY entry.rank, entry.id
+    WHERE place <= capacity
+    ORDER BY -priority, place, id
     LIMIT $4::integer
 ), share AS MATERIALIZED (
-    SELECT type, rank, id, count(*) AS places FROM best GROUP BY type, rank, id
+    SELECT type, priority, start, count(*) AS places FROM best GROUP BY type, priority, start
 ), picked AS MATERIALIZED (
     SELECT entry.id
     FROM share CROSS JOIN LATERAL (
         SELECT queue.id
         FROM queue
-        WHERE queue.state = 'ready' AND queue.type = share.type
-            AND (-queue.priority, queue.id) > (share.rank, share.id)
-        ORDER BY -queue.priority, queue.id
+        WHERE queue.state = 'ready' AND queue.type = share.type AND -queue.priority = -share.priority
+            AND queue.rank >= share.start AND (queue.expires_at IS NULL OR queue.expires_at > now())
+        ORDER BY queue.rank, queue.id
         LIMIT share.places
         FOR UPDATE SKIP LOCKED
     ) AS entry
 )
 UPDATE queue
-SET state = 'running', attempt = attempt + 1, fence = nextval('queue_fence'), worker_id = $1::uuid
+SET state = 'running', attempt = attempt + 1, fence = nextval('queue_fence'), worker_id = $1::uuid,
+    unique_slot = CASE WHEN unique_while = 'unfinished' THEN unique_slot END
 WHERE id = ANY (ARRAY(SELECT picked.id FROM picked))
-RETURNING id, type, tenant, attempt, max_attempts, fence, -priority AS rank
+RETURNING id, type, tenant, attempt, max_attempts, fence, priority, rank
 """
 
 CONFIRM = """
@@ -90,7 +92,8 @@ WITH held AS MATERIALIZED (
     ) AS entry
 )
 DELETE FROM queue WHERE id = ANY (ARRAY(SELECT held.id FROM held))
-RETURNING id
+RETURNING id, gated, CASE WHEN gated THEN type END AS type, CASE WHEN gated THEN tenant END AS tenant,
+    CASE WHEN gated THEN concurrency_key END AS concurrency_key, CASE WHEN gated THEN key_order END AS key_order
 """
 
 SETTLE_CANCELLED = """
@@ -106,44 +109,18 @@ WITH held AS MATERIALIZED (
     ) AS entry
 )
 DELETE FROM queue WHERE id = ANY (ARRAY(SELECT held.id FROM held))
-RETURNING id
-"""
-
-# $3 the delay of each; NULL: not to be retried.
-FAIL = """
-WITH failing AS MATERIALIZED (
-    SELECT entry.id, entry.cancel_requested,
-        now() + failure.retry_delay AS run_at,
-        entry.cancel_requested OR entry.exhausted OR failure.retry_delay IS NULL AS final
-    FROM (
-        SELECT id, fence, retry_delay
-        FROM unnest($1::uuid[], $2::bigint[], $3::interval[]) AS failure (id, fence, retry_delay)
-        ORDER BY id
-    ) AS failure CROSS JOIN LATERAL (
-        SELECT queue.id, queue.cancel_requested, queue.attempt >= queue.max_attempts AS exhausted
-        FROM queue
-        WHERE queue.id = failure.id AND queue.fence = failure.fence
-        FOR UPDATE
-    ) AS entry
-), removed AS (
-    DELETE FROM queue WHERE id = ANY (ARRAY(SELECT failing.id FROM failing WHERE failing.final))
-), returned AS (
-    UPDATE queue
-    SET state = CASE WHEN failing.run_at > now() THEN 'scheduled' ELSE 'ready' END,
-        run_at = failing.run_at, fence = NULL, worker_id = NULL
-    FROM failing
-    WHERE queue.id = failing.id AND NOT failing.final
-)
-SELECT id, cancel_requested, final, run_at FROM failing
+RETURNING id, gated, CASE WHEN gated THEN type END AS type, CASE WHEN gated THEN tenant END AS tenant,
+    CASE WHEN gated THEN concurrency_key END AS concurrency_key, CASE WHEN gated THEN key_order END AS key_order
 """
 
 HAND_BACK = """
 WITH held AS MATERIALIZED (
-    SELECT entry.id, entry.cancel_requested
+    SELECT entry.*
     FROM (
         SELECT id, fence FROM unnest($1::uuid[], $2::bigint[]) AS lease (id, fence) ORDER BY id
     ) AS lease CROSS JOIN LATERAL (
-        SELECT queue.id, queue.cancel_requested
+        SELECT queue.id, queue.cancel_requested, queue.gated, queue.type, queue.tenant, queue.concurrency_key,
+            queue.key_order
         FROM queue
         WHERE queue.id = lease.id AND queue.fence = lease.fence
         FOR UPDATE
@@ -152,10 +129,14 @@ WITH held AS MATERIALIZED (
     DELETE FROM queue WHERE id = ANY (ARRAY(SELECT held.id FROM held WHERE held.cancel_requested))
 ), returned AS (
     UPDATE queue
-    SET state = 'ready', attempt = attempt - 1, fence = NULL, worker_id = NULL
+    SET state = 'ready', attempt = attempt - 1, fence = NULL, worker_id = NULL, gated = false, leases_lost = 0,
+        rank = greatest(rank, (
+            SELECT next_start FROM queue_lines AS line
+            WHERE line.type = queue.type AND line.priority = queue.priority
+        ))
     WHERE id = ANY (ARRAY(SELECT held.id FROM held WHERE NOT held.cancel_requested))
 )
-SELECT id, cancel_requested FROM held
+SELECT id, cancel_requested, gated, type, tenant, concurrency_key, key_order FROM held
 """
 
 REGISTER_WORKER = """
@@ -194,48 +175,7 @@ DELETE FROM queue_workers
 WHERE worker_id IN (
     SELECT worker_id FROM queue_workers WHERE heartbeat_at < now() - lease FOR UPDATE SKIP LOCKED
 )
-"""
-
-# Entries of workers that are not registered: those just removed, those left over from an earlier call by its
-# limit, and what a removed worker claimed at the same moment. The fence makes sure that the entry locked is still
-# held by that worker: if it has been rescued and claimed again meanwhile, it has another.
-RESCUE = """
-WITH orphan AS MATERIALIZED (
-    SELECT entry.*
-    FROM (
-        SELECT id, fence
-        FROM queue
-        WHERE state = 'running' AND NOT EXISTS (
-            SELECT FROM queue_workers WHERE queue_workers.worker_id = queue.worker_id
-        )
-    ) AS held CROSS JOIN LATERAL (
-        SELECT id, type, worker_id, attempt, cancel_requested, cancel_requested OR attempt >= max_attempts AS final
-        FROM queue
-        WHERE queue.id = held.id AND queue.fence = held.fence
-        FOR UPDATE SKIP LOCKED
-    ) AS entry
-    LIMIT $1::integer
-), removed AS (
-    DELETE FROM queue WHERE id = ANY (ARRAY(SELECT orphan.id FROM orphan WHERE orphan.final))
-), returned AS (
-    UPDATE queue
-    SET state = 'ready', fence = NULL, worker_id = NULL
-    WHERE id = ANY (ARRAY(SELECT orphan.id FROM orphan WHERE NOT orphan.final))
-)
-SELECT id, type, worker_id, attempt, cancel_requested, final FROM orphan
-"""
-
-PROMOTE = """
-WITH due AS MATERIALIZED (
-    SELECT id
-    FROM queue
-    WHERE state = 'scheduled' AND run_at <= now()
-    ORDER BY run_at
-    LIMIT $1::integer
-    FOR UPDATE SKIP LOCKED
-)
-UPDATE queue SET state = 'ready' WHERE id = ANY (ARRAY(SELECT due.id FROM due))
-RETURNING type
+RETURNING worker_id, details::text AS details
 """
 
 SECONDS_UNTIL_DUE = """

@@ -4,12 +4,20 @@ import json
 from collections.abc import Sequence
 from uuid import UUID
 
-from millrace_queue import statements
+from millrace_queue import attempt_statements, line_statements, statements
 from millrace_queue.entries import CancelOutcome, Connection, NewEntry
+from millrace_queue.entry_columns import entry_columns
+from millrace_queue.keys import mark_keyed, unblock_retried
 
 
-async def enqueue(conn: Connection, entries: Sequence[NewEntry]) -> None:
+async def enqueue(conn: Connection, entries: Sequence[NewEntry]) -> set[UUID]:
     """Put entries into the queue. They exist once the caller's transaction commits, and not if it rolls back.
+
+    An entry whose unique key is taken, in the queue or earlier in `entries`, is left out. If the transaction that
+    takes it is still open, this one waits for its end.
+
+    Returns:
+        The ids of the entries that are in the queue now.
 
     Raises:
         asyncpg.UniqueViolationError: an entry with the same id exists.
@@ -17,17 +25,19 @@ async def enqueue(conn: Connection, entries: Sequence[NewEntry]) -> None:
 
     """
     if not entries:
-        return
-    await conn.execute(
-        statements.ENQUEUE,
-        [entry.id for entry in entries],
-        [entry.type for entry in entries],
-        [entry.tenant for entry in entries],
-        [entry.max_attempts for entry in entries],
-        [entry.priority for entry in entries],
-        [entry.attempt for entry in entries],
-        [entry.run_at for entry in entries],
-    )
+        return set()
+    await mark_keyed(conn, entries)
+    entered = await _enqueue(conn, entries)
+    await unblock_retried(conn, [entry for entry in entries if entry.attempt and entry.id in entered])
+    return entered
+
+
+async def _enqueue(conn: Connection, entries: Sequence[NewEntry]) -> set[UUID]:
+    if any(entry.unique_slot for entry in entries):
+        rows = await conn.fetch(line_statements.ENQUEUE_UNIQUE, *entry_columns(entries))
+        return {row["id"] for row in rows}
+    await conn.execute(line_statements.ENQUEUE, *entry_columns(entries))
+    return {entry.id for entry in entries}
 
 
 async def promote(conn: Connection, *, limit: int) -> list[str]:
@@ -39,12 +49,26 @@ async def promote(conn: Connection, *, limit: int) -> list[str]:
         The types of the promoted entries, one for each: as many as were promoted.
 
     """
-    return [row["type"] for row in await conn.fetch(statements.PROMOTE, limit)]
+    return [row["type"] for row in await conn.fetch(line_statements.PROMOTE, limit)]
 
 
 async def seconds_until_due(conn: Connection) -> float | None:
     """Return the seconds until the next entry falls due, 0 if one is overdue, None if none waits for its time."""
     seconds: float | None = await conn.fetchval(statements.SECONDS_UNTIL_DUE)
+    return seconds
+
+
+async def expire(conn: Connection, *, limit: int) -> list[UUID]:
+    """Remove waiting entries whose time is over, the longest overdue first, at most `limit`; return their ids.
+
+    Several may do so at once; none waits for another.
+    """
+    return [row["id"] for row in await conn.fetch(attempt_statements.EXPIRE, limit)]
+
+
+async def seconds_until_expiry(conn: Connection) -> float | None:
+    """Return the seconds until the next waiting entry expires, 0 if one is overdue, None if none ever does."""
+    seconds: float | None = await conn.fetchval(attempt_statements.SECONDS_UNTIL_EXPIRY)
     return seconds
 
 

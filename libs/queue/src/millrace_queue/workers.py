@@ -8,8 +8,18 @@ from uuid import UUID
 
 import asyncpg
 
-from millrace_queue import statements
-from millrace_queue.entries import Connection, Heartbeat, HeldLease, Rescue, Rescued
+from millrace_queue import attempt_statements, statements
+from millrace_queue.entries import Connection, Heartbeat, HeldLease, Lease, Rescue, Rescued, Settled
+from millrace_queue.failing import lapse
+from millrace_queue.transactions import in_transaction
+
+_RESCUES = {
+    Settled.RETRYING: Rescue.READY,
+    Settled.FAILED: Rescue.EXHAUSTED,
+    Settled.QUARANTINED: Rescue.QUARANTINED,
+    Settled.KEY_TAKEN: Rescue.KEY_TAKEN,
+    Settled.CANCELLED: Rescue.CANCELLED,
+}
 
 
 async def register_worker(
@@ -62,19 +72,20 @@ async def rescue(conn: Connection, *, limit: int) -> list[Rescued]:
 
     """
     await conn.execute(statements.CLAMP_HEARTBEATS)
-    await conn.execute(statements.REMOVE_LOST_WORKERS)
-    return [_rescued(row) for row in await conn.fetch(statements.RESCUE, limit)]
+    removed = await conn.fetch(statements.REMOVE_LOST_WORKERS)
+    details = {row["worker_id"]: json.loads(row["details"]) for row in removed}
+    async with in_transaction(conn):
+        orphans = await conn.fetch(attempt_statements.ORPHANS, limit)
+        outcomes = await lapse(conn, [Lease(row["id"], row["fence"]) for row in orphans])
+    return [
+        Rescued(
+            **row,
+            outcome=_RESCUES[outcomes[row["id"]].settled],
+            worker_details=details.get(row["worker_id"]),
+        )
+        for row in orphans
+    ]
 
 
 def _held(row: asyncpg.Record) -> HeldLease:
     return HeldLease(row["id"], row["fence"], row["cancel_requested"])
-
-
-def _rescued(row: asyncpg.Record) -> Rescued:
-    if row["cancel_requested"]:
-        outcome = Rescue.CANCELLED
-    elif row["final"]:
-        outcome = Rescue.EXHAUSTED
-    else:
-        outcome = Rescue.READY
-    return Rescued(row["id"], row["type"], row["worker_id"], row["attempt"], outcome)

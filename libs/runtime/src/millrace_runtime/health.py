@@ -18,7 +18,7 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 _WHOLE_SERVER = ""
 
-_PING_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
 _PING_TIMEOUT_SECONDS = 2.0
 # A busy machine may be late with an answer once; twice in a row counts as an outage.
 _TOLERATED_LATE_PINGS = 1
@@ -125,8 +125,11 @@ class _HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._changed = asyncio.Event()
 
 
-async def follow_database(database: Database, state: ServiceHealth) -> None:
-    """Keep `state` as the database is: NOT_SERVING while it does not answer. Never ends by itself."""
+async def follow_database(database: Database, state: ServiceHealth, *, interval: float) -> None:
+    """Keep `state` as the database is: NOT_SERVING while it does not answer. Never ends by itself.
+
+    It is asked every `interval` seconds, and every second while it does not answer.
+    """
     async with aclosing(_Probe(database)) as probe:
         late = 0
         while True:
@@ -134,7 +137,7 @@ async def follow_database(database: Database, state: ServiceHealth) -> None:
             late = late + 1 if isinstance(error, TimeoutError) else 0
             if not 0 < late <= _TOLERATED_LATE_PINGS:
                 _report(error, state)
-            await asyncio.sleep(_PING_SECONDS)
+            await asyncio.sleep(interval if error is None else _RETRY_SECONDS)
 
 
 class _Probe:

@@ -7,7 +7,7 @@ import structlog
 
 from millrace_database.availability import UnsupportedServerError, is_unavailable
 from millrace_database.database import Database
-from millrace_database.migrate import schema_is_current
+from millrace_database.schema_version import schema_is_current
 from millrace_runtime.settings import StartupError
 
 _RETRY_SECONDS = 0.5

@@ -72,6 +72,20 @@ def last_id(token: str, filters: Mapping[str, Any]) -> UUID | None:
         raise _not_a_token() from None
 
 
+def last_number(token: str, filters: Mapping[str, Any]) -> int | None:
+    """Return the number behind which the page begins, one of 64 bits; None: it is the first.
+
+    Raises InvalidArgument on `page_token`.
+    """
+    match decode_page_token(token, filters):
+        case None:
+            return None
+        case [int(number)] if -(2**63) <= number < 2**63:
+            return number
+        case _:
+            raise _not_a_token()
+
+
 def _digest(values: Sequence[str | int], filters: Mapping[str, Any]) -> str:
     body = orjson.dumps([_VERSION, list(values), filters], option=orjson.OPT_SORT_KEYS)
     return base64.urlsafe_b64encode(hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest()).decode()

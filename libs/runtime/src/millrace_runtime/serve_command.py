@@ -13,7 +13,6 @@ import typer
 import uvloop
 
 from millrace_database.embedded import EmbeddedPostgresError, resolve_database
-from millrace_database.migrate import migrate
 from millrace_runtime.logging import configure_logging
 from millrace_runtime.service import ServiceDefinition, run_service
 from millrace_runtime.settings import Settings, StartupError, read_settings, unknown_variables
@@ -88,6 +87,9 @@ async def _serve(
         return
     async with resolve_database(None, settings.data_dir) as url:
         _log.info("database", embedded_in=str(settings.data_dir.absolute()))
+        # Only here: it brings Alembic along.
+        from millrace_database.migrate import migrate  # noqa: PLC0415
+
         await migrate(url)
         embedded = settings.model_copy(update={"database_url": url})
         await run_service(definition, embedded, on_listening=on_listening)

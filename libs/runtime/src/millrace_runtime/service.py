@@ -51,6 +51,10 @@ class Component:
     """Called once when the service stops, after its health says NOT_SERVING and before its server stops: ends
     streams, finishes or hands back work. Cancelled when it takes longer than `shutdown_grace_seconds`."""
 
+    ping_seconds: float = 1.0
+    """How often the database is asked whether it answers; while it does not, it is every second. So late may calls be
+    refused, and the health say NOT_SERVING."""
+
     started: Callable[[str], Awaitable[None]] | None = None
     """Told the address ("host:port") at which other services reach this one, before the first call is let in."""
 
@@ -185,7 +189,9 @@ class RunningService:
         self._health.add_services(component.servicers)
         async with asyncio.TaskGroup() as duties:
             running = [duties.create_task(duty()) for duty in component.background]
-            following = duties.create_task(follow_database(self._database, self._health))
+            following = duties.create_task(
+                follow_database(self._database, self._health, interval=component.ping_seconds)
+            )
             self._open.set()
             self._health.set_serving(True)
             _log.info("serving", services=list(component.servicers))

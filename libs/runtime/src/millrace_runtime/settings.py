@@ -16,6 +16,7 @@ _MEBIBYTE = 1024 * _KIBIBYTE
 _CLIENT_VARIABLES = frozenset({"MILLRACE_ORG_ID", "MILLRACE_SCHEDULER_ADDRESS", "MILLRACE_WORKER_ADDRESS"})
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+Days = Annotated[float, Field(ge=1, le=36_500)]
 
 
 class StartupError(Exception):
@@ -116,6 +117,15 @@ class Settings(BaseSettings):
 
     lease_seconds: float = Field(default=12.0, gt=0, le=86_400)
     """A worker whose latest heartbeat is older than this is lost, and its jobs run elsewhere."""
+
+    retention_completed: Days = 30.0
+    """For how many days completed jobs are kept, when their type says nothing else."""
+
+    retention_failed: Days = 30.0
+    """For how many days failed jobs are kept, when their type says nothing else."""
+
+    retention_cancelled: Days = 30.0
+    """For how many days cancelled jobs are kept, when their type says nothing else."""
 
     @model_validator(mode="after")
     def _lease_outlives_heartbeats(self) -> Self:

@@ -10,11 +10,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import NullValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+# 10,000 years, what Protobuf allows.
+_MOST_SECONDS = 315_576_000_000
 # Whole doubles below this are written as integers, and fit what JSON readers take for one (64 bits, signed).
 _INTEGER_LIMIT = 2.0**63
 
@@ -53,6 +56,21 @@ def datetime_to_timestamp(time: datetime) -> Timestamp:
     """Return the timestamp of an aware datetime."""
     seconds, microseconds = divmod((time - _EPOCH) // _MICROSECOND, 1_000_000)
     return Timestamp(seconds=seconds, nanos=microseconds * 1000)
+
+
+def duration_to_timedelta(duration: Duration) -> timedelta:
+    """Return the length, cut to microseconds. Raises ValueError when it is none that Protobuf allows."""
+    seconds, nanos = duration.seconds, duration.nanos
+    if abs(seconds) > _MOST_SECONDS or abs(nanos) > 999_999_999 or seconds * nanos < 0:
+        raise ValueError("is no duration")
+    return timedelta(seconds=seconds, microseconds=int(nanos / 1000))
+
+
+def timedelta_to_duration(length: timedelta) -> Duration:
+    """Return the duration of a length."""
+    duration = Duration()
+    duration.FromTimedelta(length)
+    return duration
 
 
 def _read(value: Value) -> Any:

@@ -10,7 +10,6 @@ import typer
 
 from millrace_database.availability import DatabaseUnavailableError, UnsupportedServerError
 from millrace_database.embedded import EmbeddedPostgresError, resolve_database
-from millrace_database.migrate import migrate
 from millrace_runtime.addresses import join_host_port, local_host
 from millrace_runtime.errors import sole_error
 from millrace_runtime.logging import configure_logging
@@ -68,6 +67,9 @@ async def _until_stopped(settings: Settings) -> None:
 
 async def _run(settings: Settings) -> None:
     async with resolve_database(settings.database_url, settings.data_dir) as url:
+        # Only here: it brings Alembic along.
+        from millrace_database.migrate import migrate  # noqa: PLC0415
+
         await migrate(url)
         processes: list[SupervisedProcess] = []
         try:

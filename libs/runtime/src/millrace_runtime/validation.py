@@ -1,7 +1,8 @@
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -9,7 +10,7 @@ from millrace_database.ids import parse_id
 from millrace_runtime.errors import FieldViolation, InvalidArgument
 from millrace_runtime.identity import ALL_ORGANISATIONS
 from millrace_runtime.json_document import JsonDocument, json_document, parse_json_object
-from millrace_runtime.struct_json import timestamp_to_datetime
+from millrace_runtime.struct_json import duration_to_timedelta, timestamp_to_datetime
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
@@ -115,6 +116,20 @@ class Violations:
             self.add(field, "must lie within the years 1 to 9999")
             return _NO_TIME
 
+    def check_duration(
+        self, field: str, value: Duration, minimum: timedelta, maximum: timedelta
+    ) -> timedelta:
+        """Check that a duration lies within `minimum` and `maximum`, both included. Returned to the microsecond."""
+        try:
+            duration = duration_to_timedelta(value)
+        except ValueError:
+            self.add(field, "has seconds and nanos that are no duration")
+            return minimum
+        if minimum <= duration <= maximum:
+            return duration
+        self.add(field, f"must be {_in_words(minimum)} to {_in_words(maximum)}")
+        return minimum
+
     def check_struct(self, field: str, value: Struct, *, max_bytes: int) -> JsonDocument:
         """Check a JSON object sent as a Struct: its size as JSON, its depth, U+0000, NaN and infinities."""
         try:
@@ -130,3 +145,9 @@ class Violations:
         except ValueError as error:
             self.add(field, str(error))
             return _NO_DOCUMENT
+
+
+def _in_words(duration: timedelta) -> str:
+    if duration and not duration % timedelta(days=1):
+        return "1 day" if duration.days == 1 else f"{duration.days} days"
+    return f"{duration.total_seconds():g} s"

@@ -1,12 +1,16 @@
 from datetime import datetime
-
-from google.protobuf.duration_pb2 import Duration
+from uuid import UUID
 
 from millrace.jobs.v1 import job_pb2
 from millrace_database.ids import format_id
+from millrace_database.job_options import JobOptions, TypeOptions
+from millrace_database.job_type_limits import effective_limits
 from millrace_database.job_types_repository import JobTypeRecord
 from millrace_database.jobs_repository import JobRecord
-from millrace_runtime.struct_json import datetime_to_timestamp, json_to_struct
+from millrace_database.retention import effective_retention
+from millrace_jobs.job_option_messages import add_options, retention, retry_policy
+from millrace_jobs.limit_messages import type_limits_message
+from millrace_runtime.struct_json import datetime_to_timestamp, json_to_struct, timedelta_to_duration
 
 _STATUSES = {
     "pending": job_pb2.JOB_STATUS_PENDING,
@@ -40,8 +44,12 @@ def job_message(record: JobRecord) -> job_pb2.Job:
         attempt=record.attempt,
         max_attempts=record.max_attempts,
         priority=record.priority,
-        schedule_id="" if record.schedule_id is None else format_id("schedule", record.schedule_id),
+        schedule_id=_id("schedule", record.schedule_id),
+        parent_job_id=_id("job", record.parent_job_id),
+        worker_id=_id("worker", record.worker_id),
     )
+    if record.options_json is not None:
+        add_options(job, JobOptions.from_json(record.options_json))
     for field, time in (
         (job.started_at, record.started_at),
         (job.completed_at, record.completed_at),
@@ -54,23 +62,32 @@ def job_message(record: JobRecord) -> job_pb2.Job:
 
 def job_type_message(record: JobTypeRecord) -> job_pb2.JobType:
     """Return a job type as callers see it."""
-    timeout = Duration()
-    timeout.FromTimedelta(record.timeout)
+    options = TypeOptions.from_json(record.options_json)
+    overrides = TypeOptions.from_json(record.overrides_json)
     return job_pb2.JobType(
         type=record.type,
         label=record.label,
         description=record.description,
         input_schema=json_to_struct(record.input_schema_json),
         max_attempts=record.max_attempts,
-        timeout=timeout,
+        timeout=timedelta_to_duration(record.timeout),
         concurrency=record.concurrency,
         active_workers=record.active_workers,
+        paused=record.paused,
+        limits=type_limits_message(effective_limits(options, overrides)),
+        retry_policy=None if options.retry is None else retry_policy(options.retry),
+        dead_letter_type=options.dead_letter_type or "",
+        retention=retention(effective_retention(options, overrides)),
     )
 
 
 def status_word(status: job_pb2.JobStatus.ValueType) -> str | None:
     """Return the word that the database has for a status; None for one that no job can have."""
     return _WORDS.get(status)
+
+
+def _id(kind: str, id_: UUID | None) -> str:
+    return "" if id_ is None else format_id(kind, id_)
 
 
 def _error(record: JobRecord) -> job_pb2.JobError | None:

@@ -7,14 +7,14 @@ from uuid import UUID
 from millrace.jobs.v1 import jobs_service_pb2
 from millrace_database.ids import new_id
 from millrace_database.job_lifecycle import NewJob
-from millrace_jobs.job_type_catalog import KnownType
+from millrace_jobs.job_option_requests import check_delay, check_options
+from millrace_jobs.job_type_catalog import MAX_TYPE_LENGTH, KnownType
 from millrace_runtime.identity import Caller, Role
 from millrace_runtime.input_schema import find_violations
 from millrace_runtime.json_document import JsonDocument, json_document, parse_json_object
 from millrace_runtime.validation import Violations
 
 MAX_BATCH_SIZE = 10_000
-MAX_TYPE_LENGTH = 128
 
 _MAX_METADATA_BYTES = 16 * 1024
 _MAX_REQUEST_ID_LENGTH = 128
@@ -52,6 +52,7 @@ def check_job(
     _check_against_schema(document, known, violations)
     attempts = violations.check_range("max_attempts", request.max_attempts, 0, _MAX_ATTEMPTS)
     created_by = violations.check_text("created_by", request.created_by, max_length=_MAX_CREATOR_LENGTH)
+    run_at = violations.check_timestamp("run_at", request.run_at) if request.HasField("run_at") else None
     return NewJob(
         job_id=new_id(),
         org_id=org_id,
@@ -61,11 +62,13 @@ def check_job(
         created_by=rules.caller.creator(created_by),
         max_attempts=attempts or (known.max_attempts if known else 1),
         priority=violations.check_range("priority", request.priority, -_MAX_PRIORITY, _MAX_PRIORITY),
-        run_at=(violations.check_timestamp("run_at", request.run_at) if request.HasField("run_at") else None),
+        run_at=run_at,
         schedule_id=_check_schedule(request, rules, violations),
         request_id=(
             violations.check_text("request_id", request.request_id, max_length=_MAX_REQUEST_ID_LENGTH) or None
         ),
+        delay=check_delay(request, violations),
+        options=check_options(request, run_at, rules.types, violations),
     )
 
 

@@ -14,6 +14,9 @@ from millrace_database.database import Database
 from millrace_database.job_types_repository import JobTypeRecord
 from millrace_runtime.input_schema import compile_schema
 
+MAX_TYPE_LENGTH = 128
+"""No job type has a longer name."""
+
 _FRESH_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)

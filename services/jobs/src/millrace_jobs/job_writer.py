@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import asyncpg
@@ -13,57 +14,76 @@ from millrace_database.job_lifecycle import CreatedJob, NewJob
 from millrace_database.jobs_repository import JobRecord
 from millrace_jobs.shutdown import shutting_down
 
-# Two transactions at once keep both Postgres and this process busy; what comes meanwhile goes into the next one.
-_WRITERS = 2
 _MOST_AT_ONCE = 500
-_DEADLOCK_TRIES = 3
+# A group that takes longer waits for something, such as the transaction that holds the same request id: it must not
+# hold up the others. Otherwise one at a time is best: what comes meanwhile makes the next one large, and a
+# transaction costs as much as a dozen jobs.
+_HELD_UP_SECONDS = 0.02
+_WRITERS = 3
+_TRIES = 3
 
 
 class WrittenJob(NamedTuple):
-    """What became of a new job, and the job that there is now."""
+    """What became of a new job."""
 
-    created: CreatedJob
-    record: JobRecord
-
-
-class _Waiting(NamedTuple):
     job: NewJob
-    written: "asyncio.Future[WrittenJob]"
+    created: CreatedJob
+    existing: JobRecord | None
+    """The job that existed, if it was to be read."""
+
+    def record(self) -> JobRecord:
+        """Return the job that there is now; of one that existed only when it was to be read."""
+        return self.existing or _new_record(self.job, self.created)
+
+
+class _Request(NamedTuple):
+    """Jobs that are created in one transaction, or not at all."""
+
+    jobs: Sequence[NewJob]
+    and_read: bool
+    written: "asyncio.Future[list[WrittenJob]]"
+
+
+class _Turn:
+    """The right of one writer to write, which ends when he is ready or held up, whatever comes first."""
+
+    def __init__(self, turns: asyncio.Semaphore) -> None:
+        self._turns = turns
+        self._ended = False
+
+    def end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._turns.release()
 
 
 class JobWriter:
     """Writes new jobs. Calls that come while others are being written share one transaction (group commit).
 
-    Nobody waits for a timer: a transaction starts as soon as one of two writers is free.
+    Nobody waits for a timer: a transaction starts as soon as the one before has ended, or has been held up.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_Request] = []
         self._wanted = asyncio.Event()
+        self._turns = asyncio.Semaphore(1)
         self._closed = False
 
-    async def write(self, job: NewJob) -> WrittenJob:
-        """Create a job, and return once it is committed.
+    async def write(self, jobs: Sequence[NewJob], *, and_read: bool) -> list[WrittenJob]:
+        """Create jobs in one transaction, and return once it is committed: one result per job, in the same order.
 
-        Raises what the database raises, and Unavailable when `run` has ended.
+        `and_read`: those that exist already are read. More than 500 jobs have a transaction of their own. Raises
+        what the database raises, and Unavailable when `run` has ended.
         """
         if self._closed:
             raise shutting_down()
-        written: asyncio.Future[WrittenJob] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(job, written))
+        request = _Request(jobs, and_read, asyncio.get_running_loop().create_future())
+        if len(jobs) > _MOST_AT_ONCE:
+            return await self._create_alone(request)
+        self._waiting.append(request)
         self._wanted.set()
-        return await written
-
-    async def write_all(self, jobs: Sequence[NewJob]) -> list[CreatedJob]:
-        """Create many jobs in a transaction of their own; one result per job, in the same order."""
-        for _ in range(_DEADLOCK_TRIES - 1):
-            try:
-                return await self._create(jobs)
-            except asyncpg.DeadlockDetectedError:
-                # Postgres chose this transaction to give way, and rolled it back: the other one goes on.
-                continue
-        return await self._create(jobs)
+        return await request.written
 
     async def run(self) -> None:
         """Write what is waiting, until cancelled."""
@@ -76,45 +96,118 @@ class JobWriter:
             _refuse(self._waiting, shutting_down())
 
     async def _write_waiting(self) -> None:
+        call_later = asyncio.get_running_loop().call_later
         while True:
+            await self._turns.acquire()
             await self._wanted.wait()
-            batch, self._waiting = self._waiting[:_MOST_AT_ONCE], self._waiting[_MOST_AT_ONCE:]
-            if not self._waiting:
-                self._wanted.clear()
-            try:
-                await self._write_group(batch)
-            finally:
-                _refuse(batch, shutting_down())
+            turn = _Turn(self._turns)
+            held_up = call_later(_HELD_UP_SECONDS, turn.end)
+            await self._write_to_the_end(self._take_group())
+            held_up.cancel()
+            turn.end()
 
-    async def _write_group(self, group: Sequence[_Waiting]) -> None:
+    def _take_group(self) -> list[_Request]:
+        size = 0
+        for count, request in enumerate(self._waiting):
+            size += len(request.jobs)
+            if size > _MOST_AT_ONCE:
+                group, self._waiting = self._waiting[:count], self._waiting[count:]
+                return group
+        group, self._waiting = self._waiting, []
+        self._wanted.clear()
+        return group
+
+    async def _write_to_the_end(self, group: Sequence[_Request]) -> None:
         try:
-            written = await self._create_and_read([waiting.job for waiting in group])
-        except Exception as error:  # noqa: BLE001 - it is raised where the job came from
+            await self._write_group(group)
+        except asyncio.CancelledError:
+            _refuse(group, shutting_down())
+            raise
+
+    async def _write_group(self, group: Sequence[_Request]) -> None:
+        try:
+            if len(group) == 1:
+                results = [await self._create_alone(group[0])]
+            else:
+                results = await self._create(group)
+        except Exception as error:  # noqa: BLE001 - it is raised where the jobs came from
             if len(group) == 1 or is_unavailable(error):
                 _refuse(group, error)
                 return
         else:
-            for waiting, result in zip(group, written, strict=True):
-                if not waiting.written.done():
-                    waiting.written.set_result(result)
+            for request, written in zip(group, results, strict=True):
+                if not request.written.done():
+                    request.written.set_result(written)
             return
-        # One job that the database refuses must not take the others with it.
-        for waiting in group:
-            await self._write_group([waiting])
+        # Jobs that the database refuses must not take those of others with them.
+        for request in group:
+            await self._write_group([request])
 
-    async def _create(self, jobs: Sequence[NewJob]) -> list[CreatedJob]:
-        async with self._database.transaction() as connection:
-            return await job_lifecycle.create_jobs(connection, jobs)
+    async def _create_alone(self, request: _Request) -> list[WrittenJob]:
+        for _ in range(_TRIES - 1):
+            try:
+                return (await self._create([request]))[0]
+            except (asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError):
+                # Postgres chose this transaction to give way, and rolled it back: the other one goes on. Or another one
+                # just used the request id of a job that was to replace a waiting one, and is found now.
+                continue
+        return (await self._create([request]))[0]
 
-    async def _create_and_read(self, jobs: Sequence[NewJob]) -> list[WrittenJob]:
+    async def _create(self, group: Sequence[_Request]) -> list[list[WrittenJob]]:
+        jobs = [job for request in group for job in request.jobs]
+        readers = [request.and_read for request in group for _ in request.jobs]
         async with self._database.transaction() as connection:
             created = await job_lifecycle.create_jobs(connection, jobs)
-            found = await jobs_repository.get_jobs_changed(connection, {job.job_id: 0 for job in created})
+            existing = {
+                made.job_id: 0
+                for made, and_read in zip(created, readers, strict=True)
+                if and_read and made.already_existed and not made.key_taken
+            }
+            found = await jobs_repository.get_jobs_changed(connection, existing)
         records = {record.job_id: record for record in found}
-        return [WrittenJob(job, records[job.job_id]) for job in created]
+        written = (
+            WrittenJob(job, made, records[made.job_id] if made.job_id in existing else None)
+            for job, made in zip(jobs, created, strict=True)
+        )
+        return [list(islice(written, len(request.jobs))) for request in group]
 
 
-def _refuse(group: Sequence[_Waiting], error: Exception) -> None:
-    for waiting in group:
-        if not waiting.written.done():
-            waiting.written.set_exception(error)
+def _new_record(job: NewJob, created: CreatedJob) -> JobRecord:
+    """Return the row of a job that was just created, without reading it."""
+    if created.created_at is None or created.run_at is None:
+        raise ValueError(f"{created.job_id} existed, and was not read")
+    return JobRecord(
+        job_id=job.job_id,
+        org_id=job.org_id,
+        type=job.type,
+        status="pending",
+        progress=0,
+        message="",
+        total_items=0,
+        processed_items=0,
+        input_json=job.input_json,
+        output_json=None,
+        metadata_json=job.metadata_json,
+        error_code=None,
+        error_message=None,
+        error_retryable=None,
+        created_by=job.created_by,
+        created_at=created.created_at,
+        run_at=created.run_at,
+        started_at=None,
+        completed_at=None,
+        attempt=0,
+        max_attempts=job.max_attempts,
+        priority=job.priority,
+        schedule_id=job.schedule_id,
+        request_id=job.request_id,
+        version=1,
+        read_at=created.created_at,
+        options_json=job.options.to_json() if job.options else None,
+    )
+
+
+def _refuse(group: Sequence[_Request], error: Exception) -> None:
+    for request in group:
+        if not request.written.done():
+            request.written.set_exception(error)

@@ -7,6 +7,7 @@ from millrace.files.v1 import files_service_pb2_grpc
 from millrace.jobs.v1 import jobs_service_pb2_grpc
 from millrace_database.availability import is_unavailable
 from millrace_database.database import Database
+from millrace_database.job_flow import FlowCounter
 from millrace_database.job_hints import JOBS_CHANGED_CHANNEL, JobHints
 from millrace_jobs.execution_canceller import ExecutionCanceller
 from millrace_jobs.files_servicer import FilesServicer
@@ -15,6 +16,7 @@ from millrace_jobs.job_type_catalog import JobTypeCatalog
 from millrace_jobs.job_watcher import JobWatcher
 from millrace_jobs.job_writer import JobWriter
 from millrace_jobs.jobs_servicer import JobsServicer
+from millrace_jobs.servicer_parts import ServicerParts
 from millrace_queue import Listener
 from millrace_runtime.service import Component, ServiceDefinition
 from millrace_runtime.settings import Settings
@@ -27,14 +29,19 @@ _FILES = "millrace.files.v1.FilesService"
 @asynccontextmanager
 async def _open(settings: Settings, database: Database) -> AsyncIterator[Component]:
     hints = JobHints(database)
+    flow = FlowCounter(database.connection)
     writer = JobWriter(database)
     watcher = JobWatcher(database)
     canceller = ExecutionCanceller()
     listener = Listener(
         database.direct_connection, {JOBS_CHANGED_CHANNEL: watcher.hint}, is_unavailable=is_unavailable
     )
-    creator = JobCreator(JobTypeCatalog(database), writer, hints, max_input_bytes=settings.max_input_bytes)
-    jobs = JobsServicer(database, creator=creator, watcher=watcher, canceller=canceller, hints=hints)
+    creator = JobCreator(
+        JobTypeCatalog(database), writer, hints, flow, max_input_bytes=settings.max_input_bytes
+    )
+    jobs = JobsServicer(
+        ServicerParts(database, creator=creator, watcher=watcher, canceller=canceller, hints=hints)
+    )
     files = FilesServicer(
         FileStore(database, open_object_store(settings.storage_provider, data_dir=settings.data_dir))
     )
@@ -51,7 +58,7 @@ async def _open(settings: Settings, database: Database) -> AsyncIterator[Compone
     try:
         yield Component(
             servicers={_JOBS: add_jobs, _FILES: add_files},
-            background=(writer.run, watcher.run, canceller.run, hints.run, listener.run),
+            background=(writer.run, watcher.run, canceller.run, hints.run, listener.run, flow.run),
             drain=drain,
         )
     finally:

@@ -1,19 +1,22 @@
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from datetime import timedelta
 from uuid import UUID
 
 from millrace_database import Database, job_lifecycle
-from millrace_queue import ClaimCursor
+from millrace_queue import ClaimGates, ServedRanks
 from millrace_worker.lanes import Lanes
 from millrace_worker.runner import PATIENCE_SECONDS, Runner
 from millrace_worker.transient import DATABASE_ERRORS, Outage
 
-POLL_SECONDS = 1.0
-"""How often an idle worker looks for jobs without a hint; varied by a quarter, so that workers do not keep step."""
+POLL_SECONDS = 30.0
+"""How often an idle worker claims without a hint, and without having seen jobs; varied by a quarter, so that workers do not
+keep step."""
 
 
 class ClaimLoop:
@@ -27,8 +30,12 @@ class ClaimLoop:
         *,
         claimant: Callable[[], UUID | None],
         claimed: Callable[[], None],
+        served: ServedRanks,
+        rate_opens: Callable[[timedelta], None],
     ) -> None:
-        """Take who claims now (None: nobody may), and what to call after a claim."""
+        """Take who claims now (None: nobody may), what to call after a claim, where to note the ranks, and what to
+        call with the time until a rate lets more jobs start.
+        """
         self._database = database
         self._lanes = lanes
         self._runner = runner
@@ -40,7 +47,12 @@ class ClaimLoop:
         # The types of which there may be jobs: all of them after a hint; of one that has no room it stays open.
         self._may_wait = set(lanes.types)
         self._next_poll = 0.0
-        self._cursor = ClaimCursor()
+        self._served = served
+        self._rate_opens = rate_opens
+        # The types with limits, as the last claim that asked for them saw it.
+        self._gated: set[str] = set()
+        self._gates_likely = False
+        self._rate_opens_at = math.inf
         self._outage = Outage("claim jobs")
         self.pending_since: float | None = None
         """Since when the reply of a claim is awaited, on the monotonic clock."""
@@ -52,6 +64,11 @@ class ClaimLoop:
 
     def stir(self) -> None:
         """Look again whether there is room, and for jobs if there may be more than were claimed last."""
+        self._stirred.set()
+
+    def room_made(self) -> None:
+        """Look for jobs of the types with limits, too: some have ended, and others may start instead."""
+        self._may_wait |= self._gated
         self._stirred.set()
 
     async def close(self) -> None:
@@ -72,7 +89,9 @@ class ClaimLoop:
         self._ended.set()
 
     def _seconds_until_poll(self) -> float:
-        return min(max(self._next_poll - time.monotonic(), 0.0) or POLL_SECONDS, POLL_SECONDS)
+        now = time.monotonic()
+        until_poll = min(max(self._next_poll - now, 0.0) or POLL_SECONDS, POLL_SECONDS)
+        return min(until_poll, max(self._rate_opens_at - now, 0.0))
 
     async def _claim_if_due(self) -> bool:
         """Claim if there is room and reason; return whether the database was asked."""
@@ -80,19 +99,21 @@ class ClaimLoop:
         capacity, limit = self._lanes.wanted()
         if time.monotonic() >= self._next_poll:
             self._may_wait.update(self._lanes.types)
+        if time.monotonic() >= self._rate_opens_at:
+            self._may_wait |= self._gated
+            self._rate_opens_at = math.inf
         if worker_id is None or limit == 0 or self._may_wait.isdisjoint(capacity):
             return False
         # Before the claim, so that a hint that comes while it runs counts.
         self._may_wait.difference_update(capacity)
         self._next_poll = time.monotonic() + POLL_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
+        places, most = self._lanes.places(self._gated)
+        gates = ClaimGates(places=places, most=most, likely=self._gates_likely)
         self.pending_since = time.monotonic()
         try:
             async with self._database.transaction() as connection:
-                jobs = await job_lifecycle.claim_jobs(
-                    connection, worker_id, capacity, limit, cursor=self._cursor
-                )
+                jobs = await job_lifecycle.claim_jobs(connection, worker_id, capacity, limit, gates=gates)
         except DATABASE_ERRORS as error:
-            self._cursor.restart()
             self._may_wait.update(capacity)
             await self._outage.wait(error)
             return True
@@ -103,7 +124,17 @@ class ClaimLoop:
         self._may_wait.update(
             type_ for type_, places in capacity.items() if len(jobs) >= limit or found[type_] >= places
         )
+        self._heed(gates, capacity)
         if jobs:
+            self._served.add(job.claim for job in jobs)
             self._runner.accept(jobs, worker_id)
             self._claimed()
         return True
+
+    def _heed(self, gates: ClaimGates, asked_for: Collection[str]) -> None:
+        self._gated = (self._gated - set(asked_for)) | gates.gated
+        self._gates_likely = gates.likely
+        self._may_wait |= gates.again
+        if gates.opens_in is not None:
+            self._rate_opens_at = time.monotonic() + gates.opens_in
+            self._rate_opens(timedelta(seconds=gates.opens_in))

@@ -9,22 +9,29 @@ from uuid import UUID
 import structlog
 
 from millrace_database import Database
+from millrace_database.job_flow import FlowCounter
+from millrace_database.job_options import RetentionRule
 from millrace_database.workers_repository import WorkerDetails
+from millrace_queue import Outlook, ServedRanks
 from millrace_runtime.settings import Settings
 from millrace_worker.claim_loop import ClaimLoop
+from millrace_worker.cleaner import Cleaner
 from millrace_worker.context import Resources
 from millrace_worker.execution import Execution
+from millrace_worker.gate_sweeper import GateSweeper
 from millrace_worker.heartbeat import Beat, HeartbeatThread
 from millrace_worker.hints import Hints
 from millrace_worker.lanes import Lanes
 from millrace_worker.leases import LeaseKeeper
-from millrace_worker.maintenance import OrphanReturner, Promoter, Rescuer
+from millrace_worker.lost_leases import LostLeaseRecorder
+from millrace_worker.maintenance import Expirer, LineKeeper, OrphanReturner, Promoter, Rescuer
 from millrace_worker.progress import ProgressWriter
 from millrace_worker.publication import publish
 from millrace_worker.registry import Registry
 from millrace_worker.runner import Runner
 from millrace_worker.settlement import SettlementListener, SettlementWriter
 from millrace_worker.transient import DATABASE_ERRORS
+from millrace_worker.watch import Watch
 
 MAX_BACKLOG = 5_000
 """With so many ends of jobs that are not written yet, no more jobs are claimed."""
@@ -50,11 +57,17 @@ class Engine:
         self._types = frozenset(handler.type for handler in registry)
         self._lanes = Lanes(registry, settings.worker_slots)
         self._progress = ProgressWriter(database, lost=self._lose, written=self._jobs_changed)
+        self._flow = FlowCounter(database.connection)
         self._settlements = SettlementWriter(
             database,
             self._progress,
             SettlementListener(
-                settled=self._forget, returned=self._job_returned, changed=self._settlements_written
+                settled=self._forget,
+                returned=self._job_returned,
+                finished=self._flow.finished,
+                created=self._jobs_ready,
+                lost=self._lease_lost,
+                changed=self._settlements_written,
             ),
         )
         self._runner = Runner(
@@ -64,12 +77,23 @@ class Engine:
             report=self._progress.report,
             settle=self._settlements.add,
             drop=self._progress.close,
+            lost=self._lease_lost,
             slot_freed=self._slot_freed,
         )
+        self._gates = GateSweeper(database, let_go=self._jobs_ready)
+        served = ServedRanks()
         self._claims = ClaimLoop(
-            database, self._lanes, self._runner, claimant=self._claimant, claimed=self._jobs_changed
+            database,
+            self._lanes,
+            self._runner,
+            claimant=self._claimant,
+            claimed=self._jobs_changed,
+            served=served,
+            rate_opens=self._gates.expect,
         )
+        self._lines = LineKeeper(database, served, found=self._claims.hint)
         self._orphans = OrphanReturner(database)
+        self._lost_leases = LostLeaseRecorder(database)
         self._heartbeats = HeartbeatThread(
             database.direct_connection,
             interval=settings.heartbeat_seconds,
@@ -86,11 +110,20 @@ class Engine:
         )
         self._hints = Hints(database, self._types, received=self._hint_received)
         self._promoter = Promoter(database, promoted=self._jobs_ready)
+        self._expirer = Expirer(database, created=self._jobs_ready, changed=self._jobs_changed)
         self._rescuer = Rescuer(
             database,
-            lease=settings.lease_seconds,
             may_rescue=lambda: self._leases.may_rescue,
             rescued=self._jobs_ready,
+        )
+        self._watch = Watch(database, self._types, lease=settings.lease_seconds, seen=self._seen)
+        self._cleaner = Cleaner(
+            database,
+            RetentionRule(
+                completed=timedelta(days=settings.retention_completed),
+                failed=timedelta(days=settings.retention_failed),
+                cancelled=timedelta(days=settings.retention_cancelled),
+            ),
         )
 
     @property
@@ -113,8 +146,15 @@ class Engine:
             self._settlements.run,
             self._claims.run,
             self._orphans.run,
+            self._lost_leases.run,
+            self._lines.run,
+            self._gates.run,
             self._promoter.run,
+            self._expirer.run,
             self._rescuer.run,
+            self._watch.run,
+            self._cleaner.run,
+            self._flow.run,
             self._hints.run,
         )
 
@@ -166,6 +206,9 @@ class Engine:
     def _forget(self, execution: Execution) -> None:
         self._runner.forget(execution)
 
+    def _lease_lost(self, execution: Execution) -> None:
+        self._lost_leases.add(execution.lease)
+
     def _slot_freed(self) -> None:
         self._claims.stir()
 
@@ -175,7 +218,7 @@ class Engine:
     def _settlements_written(self) -> None:
         self._hints.jobs_changed()
         # Claims may have waited for the backlog to shrink.
-        self._claims.stir()
+        self._claims.room_made()
 
     def _job_returned(self, type_name: str, delay: timedelta) -> None:
         if delay:
@@ -188,9 +231,21 @@ class Engine:
         if not self._types.isdisjoint(types):
             self._claims.hint()
 
+    def _seen(self, outlook: Outlook) -> None:
+        if outlook.ready:
+            self._claims.hint()
+        if outlook.behind:
+            self._lines.search()
+        if outlook.lost:
+            self._rescuer.rescue()
+        self._gates.want(outlook.gates)
+        self._promoter.due_in(outlook.due_in)
+        self._expirer.due_in(outlook.expires_in)
+
     def _hint_received(self, concerns_us: bool) -> None:
-        # Speaking of jobs that wait, it may mean one that waits for its time.
+        # Speaking of jobs that wait, it may mean one that waits for its time, or not beyond its deadline.
         self._promoter.hint()
+        self._expirer.hint()
         if concerns_us:
             self._claims.hint()
 

@@ -33,6 +33,24 @@ class JobError(Exception):
         return f"{self.code}: {self.message}"
 
 
+class JobSnoozed(Exception):  # noqa: N818 - it is no error
+    """Raised by a handler to be called again after `delay`, because what it needs is not there yet.
+
+    The attempt does not count, however often that happens. `message` is what people see meanwhile, in place of the
+    last one the handler gave. Raises ValueError when `delay` is negative.
+    """
+
+    def __init__(self, delay: timedelta, message: str = "") -> None:
+        if delay < timedelta(0):
+            raise ValueError("delay is negative")
+        super().__init__(delay, message)
+        self.delay = delay
+        self.message = str(message)
+
+    def __str__(self) -> str:
+        return f"again in {self.delay}: {self.message}" if self.message else f"again in {self.delay}"
+
+
 class JobCancelled(BaseException):
     """Raised by the helpers of SyncJobContext once the job must stop: cancelled, timed out, lost, or shut down.
 

@@ -1,7 +1,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -14,12 +14,29 @@ from structlog.contextvars import bind_contextvars
 
 from millrace_database.ids import format_id
 from millrace_database.job_changes import ClaimedJob
+from millrace_database.job_options import JobOptions
 from millrace_worker.backoff import LONGEST_WAIT
-from millrace_worker.context import JobContext, ProgressUpdate, Resources, StopSignal, SyncJobContext
-from millrace_worker.errors import JobError
+from millrace_worker.context import (
+    MAX_MESSAGE_CHARACTERS,
+    JobContext,
+    ProgressUpdate,
+    Resources,
+    StopSignal,
+    SyncJobContext,
+)
+from millrace_worker.errors import JobError, JobSnoozed
 from millrace_worker.handler import Handler
 from millrace_worker.lanes import Lane
-from millrace_worker.outcome import Cancelled, Completed, Failed, HandedBack, Outcome, StopReason
+from millrace_worker.outcome import (
+    Cancelled,
+    Completed,
+    Failed,
+    HandedBack,
+    Lapsed,
+    Outcome,
+    Snoozed,
+    StopReason,
+)
 from millrace_worker.output import InvalidOutputError, encode_output
 from millrace_worker.threads import ThreadPool
 
@@ -57,6 +74,7 @@ class Execution:
 
     __slots__ = (
         "_is_stopping",
+        "_options",
         "_signal",
         "_surroundings",
         "_task",
@@ -82,6 +100,7 @@ class Execution:
         # Whether it is clear what becomes of the attempt.
         self.is_decided = False
         self._surroundings = surroundings
+        self._options = self._read_options()
         self._task: asyncio.Task[Any] | None = None
         self._signal = StopSignal()
         self._is_stopping = False
@@ -98,6 +117,11 @@ class Execution:
             "attempt": claim.attempt,
         }
 
+    @property
+    def timeout(self) -> timedelta:
+        """How long the attempt may run."""
+        return self._options.timeout or self.lane.handler.timeout
+
     async def run(self) -> Outcome | None:
         """Run the handler to its end and say what becomes of the attempt; None when it is not ours any more.
 
@@ -108,7 +132,7 @@ class Execution:
         handler = self.lane.handler
         loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
-        self._timers.append(loop.call_later(handler.timeout.total_seconds(), self._time_out))
+        self._timers.append(loop.call_later(self.timeout.total_seconds(), self._time_out))
         try:
             outcome = await self._attempt(handler)
         finally:
@@ -132,15 +156,25 @@ class Execution:
             case StopReason.CANCELLED:
                 return Cancelled()
             case StopReason.TIMEOUT:
-                seconds = self.lane.handler.timeout.total_seconds()
-                return self._failed(TIMEOUT, f"The attempt took longer than {seconds:g} s.")
+                message = f"The attempt took longer than {self.timeout.total_seconds():g} s."
+                return replace(self._failed(TIMEOUT, message), timed_out=True)
             case StopReason.GIVEN_UP:
                 return HandedBack()
+            case StopReason.STOOD_STILL:
+                return Lapsed() if self.is_started else HandedBack()
             case _:
                 return None
 
+    def _read_options(self) -> JobOptions:
+        try:
+            return JobOptions.from_json(self.job.options_json)
+        except (TypeError, ValueError, KeyError) as error:
+            # A newer release knows more of them. The job runs by the rules of its type.
+            _log.error("the options of a job cannot be read", error=repr(error), **self.log_fields)
+            return JobOptions()
+
     def _was_stopped(self) -> bool:
-        if self.stop_reason is StopReason.GIVEN_UP:
+        if self.stop_reason in (StopReason.GIVEN_UP, StopReason.STOOD_STILL):
             # What a handler has brought to its end without noticing is not done again.
             return self._is_stopping if self.lane.handler.is_async else self._signal.noticed
         return self.stop_reason is not None
@@ -204,25 +238,31 @@ class Execution:
             raise error
         return result
 
-    def _failure(self, error: BaseException) -> Failed:
-        if isinstance(error, JobError):
+    def _failure(self, error: BaseException) -> Failed | Snoozed:
+        if isinstance(error, JobError | JobSnoozed):
             try:
                 return self._own_word(error)
             except Exception as fault:  # noqa: BLE001 - a subclass of the handler's own may be anything
-                _log.warning("a JobError is unusable", exc_info=fault, **self.log_fields)
+                _log.warning("a handler's own word is unusable", exc_info=fault, **self.log_fields)
         if self.stop_reason is None:
             _log.warning("handler failed", exc_info=error, **self.log_fields)
         return self._failed(HANDLER_ERROR, _description(error))
 
-    def _own_word(self, error: JobError) -> Failed:
+    def _own_word(self, error: JobError | JobSnoozed) -> Failed | Snoozed:
+        if isinstance(error, JobSnoozed):
+            message = str(error.message)[:MAX_MESSAGE_CHARACTERS]
+            return Snoozed(max(min(error.delay, LONGEST_WAIT), timedelta()), message)
         if not error.retryable:
             return Failed(str(error.code), _shortened(str(error.message)), retry_delay=None)
         return self._failed(str(error.code), str(error.message), error.retry_after)
 
     def _failed(self, code: str, message: str, delay: timedelta | None = None) -> Failed:
-        """Return a failure that may be tried again, after the type's backoff unless another delay is given."""
+        """Return a failure that may be tried again, after the job's backoff unless another delay is given."""
         if delay is None:
-            delay = self.lane.handler.backoff.delay(self.job.claim.attempt)
+            backoff = self.lane.handler.backoff
+            if self._options.retry is not None:
+                backoff = backoff.overridden_by(self._options.retry)
+            delay = backoff.delay(self.job.claim.attempt)
         return Failed(code, _shortened(message), min(delay, LONGEST_WAIT))
 
 

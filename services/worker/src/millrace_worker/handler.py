@@ -1,6 +1,5 @@
 import dataclasses
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,14 +8,14 @@ from typing import Any, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, RootModel, TypeAdapter
 from pydantic.errors import PydanticUserError
 
+from millrace_database.job_options import TypeOptions
 from millrace_worker.backoff import Backoff
 from millrace_worker.context import JobContext, SyncJobContext
 from millrace_worker.errors import InvalidHandlerError
+from millrace_worker.type_options import TYPE_NAME_FORM, find_fault, is_type_name
 
 HandlerFunction = Callable[[Any], Any]
 
-_TYPE_NAME = re.compile(r"[a-z][a-z0-9_-]*:[a-z][a-z0-9_-]*")
-_MAX_TYPE_NAME = 128
 _MAX_ATTEMPTS = 100
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -34,6 +33,7 @@ class Handler:
     attempts: int
     timeout: timedelta
     backoff: Backoff
+    options: TypeOptions
     label: str
     description: str
 
@@ -58,6 +58,7 @@ def build_handler(
     attempts: int,
     timeout: timedelta,
     backoff: Backoff,
+    options: TypeOptions,
     label: str | None,
     description: str | None,
 ) -> Handler:
@@ -69,16 +70,16 @@ def build_handler(
     def refuse(reason: str) -> InvalidHandlerError:
         return InvalidHandlerError(f"{place_of(function)} cannot handle {type_name!r}: {reason}")
 
-    if not _TYPE_NAME.fullmatch(type_name) or len(type_name) > _MAX_TYPE_NAME:
-        raise refuse(
-            f'a job type is "namespace:name" in lower case letters, digits, "-" and "_", at most {_MAX_TYPE_NAME} characters'
-        )
+    if not is_type_name(type_name):
+        raise refuse(f"a job type is {TYPE_NAME_FORM}")
     if concurrency < 1:
         raise refuse("concurrency is at least 1")
     if not 1 <= attempts <= _MAX_ATTEMPTS:
         raise refuse(f"attempts is from 1 to {_MAX_ATTEMPTS}")
     if timeout <= timedelta(0):
         raise refuse("timeout is more than nothing")
+    if fault := find_fault(type_name, options):
+        raise refuse(fault)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise refuse("a handler returns its result and does not yield")
 
@@ -98,6 +99,7 @@ def build_handler(
         attempts=attempts,
         timeout=timeout,
         backoff=backoff,
+        options=options,
         label=type_name if label is None else label,
         description=(inspect.getdoc(function) or "") if description is None else description,
     )

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -14,6 +15,8 @@ import millrace_queue
 _RETRY_SECONDS = 0.5
 _LEAST_PAUSE_SECONDS = 0.01
 _LEAST_TIMEOUT_SECONDS = 1.0
+_STANDSTILL_SHARE = 0.25
+"""A thread that acts this share of a lease too late was kept from running."""
 _DEAD_AFTER_LEASES = 10
 """A main loop that has not turned for so many leases is not coming back: its worker is better taken for lost."""
 
@@ -58,6 +61,9 @@ class HeartbeatThread:
         self._renewed_at = 0.0
         self._healthy_since = 0.0
         self._main_turned_at = time.monotonic()
+        # When the thread is to act next at the latest, and when it found that it had come too late.
+        self._due_at = math.inf
+        self._stood_still_at = 0.0
         self._is_failing = False
         self._main_is_dead = False
         self._own: asyncio.AbstractEventLoop | None = None
@@ -74,6 +80,11 @@ class HeartbeatThread:
     def healthy_since(self) -> float:
         """Since when every heartbeat has succeeded."""
         return self._healthy_since
+
+    @property
+    def stood_still(self) -> bool:
+        """Whether it was the whole process that stood still when the leases were not renewed, and not the database."""
+        return self._is_overdue(time.monotonic()) or self._stood_still_at > self._renewed_at
 
     def begin(self, worker_id: UUID, registered_at: float) -> None:
         """Beat for this worker, which was registered at the given monotonic time."""
@@ -140,13 +151,18 @@ class HeartbeatThread:
 
     async def _turn(self) -> None:
         started_at = time.monotonic()
+        self._note_time(started_at)
         self._check_main_loop(started_at)
         worker_id = self._worker_id
         if worker_id is not None and not self._main_is_dead:
             await self._beat(worker_id)
         pause = min(self._interval, _RETRY_SECONDS) if self._is_failing else self._interval
+        now = time.monotonic()
+        self._note_time(now)
+        wait = max(started_at + pause - now, _LEAST_PAUSE_SECONDS)
+        self._due_at = now + wait
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(started_at + pause - time.monotonic(), _LEAST_PAUSE_SECONDS)):
+            async with asyncio.timeout(wait):
                 await self._nudged.wait()
         self._nudged.clear()
 
@@ -165,8 +181,10 @@ class HeartbeatThread:
 
     async def _beat(self, worker_id: UUID) -> None:
         sent_at = time.monotonic()
+        timeout = max(self._interval, _LEAST_TIMEOUT_SECONDS)
+        self._due_at = sent_at + timeout
         try:
-            async with asyncio.timeout(max(self._interval, _LEAST_TIMEOUT_SECONDS)):
+            async with asyncio.timeout(timeout):
                 if self._connection is None or self._connection.is_closed():
                     self._connection = await self._connect()
                 answer = await millrace_queue.heartbeat(self._connection, worker_id, draining=self._draining)
@@ -188,6 +206,13 @@ class HeartbeatThread:
         if not self._is_failing:
             self._is_failing = True
             _log.warning("heartbeats fail", error=repr(error))
+
+    def _note_time(self, now: float) -> None:
+        if self._is_overdue(now):
+            self._stood_still_at = now
+
+    def _is_overdue(self, now: float) -> bool:
+        return now - self._due_at > self._lease * _STANDSTILL_SHARE
 
     def _drop_connection(self) -> None:
         if self._connection is not None:

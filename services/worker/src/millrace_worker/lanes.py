@@ -1,10 +1,10 @@
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from itertools import takewhile
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
 from millrace_worker.handler import Handler
+from millrace_worker.waiting_line import WaitingLine
 
 if TYPE_CHECKING:
     from millrace_worker.execution import Execution
@@ -55,7 +55,7 @@ class Lane:
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
         self.running = 0
-        self.waiting: deque[Execution] = deque()
+        self.waiting = WaitingLine()
         self.ended = RecentCount()
 
 
@@ -88,12 +88,21 @@ class Lanes:
         }
         return (capacity, limit) if capacity else ({}, 0)
 
+    def places(self, shared: Collection[str]) -> tuple[dict[str, int], int]:
+        """Return how many more jobs of each type could run, none claimed ahead, and of the `shared` types in all."""
+        places = {
+            type_name: max(min(lane.handler.concurrency, self._slots) - lane.running - len(lane.waiting), 0)
+            for type_name, lane in self._lanes.items()
+        }
+        held = sum(self._lanes[name].running + len(self._lanes[name].waiting) for name in shared)
+        return places, max(self._slots - held, 0)
+
     def put(self, execution: "Execution") -> None:
         """Let a claimed job wait for its turn."""
         lane = execution.lane
         if not lane.waiting:
             self._turns.append(lane)
-        lane.waiting.append(execution)
+        lane.waiting.put(execution)
         self.waiting += 1
 
     def start_next(self) -> "Execution | None":
@@ -104,7 +113,7 @@ class Lanes:
             lane = self._turns[0]
             self._turns.rotate(-1)
             if lane.running < lane.handler.concurrency:
-                execution = lane.waiting.popleft()
+                execution = lane.waiting.take()
                 self._taken(lane)
                 lane.running += 1
                 self.running += 1
@@ -125,11 +134,7 @@ class Lanes:
 
     def claimed_until(self, latest: float) -> "list[Execution]":
         """Return the jobs that wait for their turn and were claimed at this monotonic time or before."""
-        return [
-            execution
-            for lane in self._turns
-            for execution in takewhile(lambda waiting: waiting.claimed_at <= latest, lane.waiting)
-        ]
+        return [execution for lane in self._turns for execution in lane.waiting.claimed_until(latest)]
 
     def _taken(self, lane: Lane) -> None:
         self.waiting -= 1

@@ -33,6 +33,8 @@ class LeaseKeeper:
     - A lease is there that nobody here knows, in two answers: the reply of its claim was lost; it is handed back.
     - A cancellation is requested: the handler is stopped.
     - Heartbeats fail for so long that the leases may run out: all handlers are stopped before, and handed back.
+    - The worker stood still for so long: the same, but the attempts count as lost with their worker. Whoever holds the
+      interpreter's lock for so long, over and over, would otherwise be handed back without end.
     """
 
     def __init__(
@@ -142,8 +144,13 @@ class LeaseKeeper:
             return remaining
         if not self._has_lapsed:
             self._has_lapsed = True
-            _log.warning("leases may run out: handlers are stopped", running=self._runner.running)
-            self._runner.give_up()
+            stood_still = self._heartbeats.stood_still
+            _log.warning(
+                "leases may run out: handlers are stopped",
+                running=self._runner.running,
+                stood_still=stood_still,
+            )
+            self._runner.give_up(StopReason.STOOD_STILL if stood_still else StopReason.GIVEN_UP)
         return _LAPSED_POLL_SECONDS
 
     async def _wait(self, seconds: float | None) -> None:

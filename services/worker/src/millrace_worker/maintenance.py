@@ -1,89 +1,127 @@
 """Duties that any worker does for all: each may run in several at once without harm."""
 
 import asyncio
-import contextlib
-import math
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import structlog
 
 import millrace_queue
 from millrace_database import Database, job_lifecycle
 from millrace_database.ids import format_id
-from millrace_queue import Lease, Rescue, Rescued
+from millrace_queue import Lease, Rescue, Rescued, ServedRanks
+from millrace_worker.timed_duty import LEAST_WAIT_SECONDS, TimedDuty
 from millrace_worker.transient import DATABASE_ERRORS, Outage
 
-LONGEST_WAIT_SECONDS = 5.0
-"""How late a job whose time has come may be when the hint of its creation was lost."""
-
-LEAST_WAIT_SECONDS = 0.1
-"""Hints come in swarms; the queue is not asked for its next due time more often than this."""
-
-RESCUES_PER_LEASE = 5
-"""A lost worker is noticed a lease and, at most, a fifth of one after its last heartbeat."""
+KEEP_LINES_SECONDS = 1.0
+"""How often the starts of lines are moved on while jobs are claimed; an entry may also stand before its line's
+start so long without being seen."""
 
 _BATCH = 1_000
+# While an old transaction is open a search from the beginning takes long: no more than this share of the time.
+_SEARCH_SHARE = 0.02
+_LONGEST_SEARCH_PAUSE_SECONDS = 10.0
 
 _log = structlog.get_logger(__name__)
 
 
-class Promoter:
-    """Makes scheduled jobs ready when their time has come: sleeps until the next one, or until a hint."""
+class Promoter(TimedDuty):
+    """Makes scheduled jobs ready when their time has come."""
+
+    name = "promote scheduled jobs"
 
     def __init__(self, database: Database, *, promoted: Callable[[Collection[str]], None]) -> None:
         """Take what to call with the types of promoted jobs."""
+        super().__init__()
         self._database = database
         self._promoted = promoted
-        self._stirred = asyncio.Event()
-        self._wake_at = 0.0
 
-    def hint(self) -> None:
-        """Look again soon: there may be an earlier time than the one it sleeps until."""
-        self._stirred.set()
-
-    def expect(self, delay: timedelta) -> None:
-        """Be awake when so much time has passed."""
-        if time.monotonic() + delay.total_seconds() < self._wake_at:
-            self._stirred.set()
-
-    async def run(self) -> None:
-        """Promote until it is cancelled."""
-        outage = Outage("promote scheduled jobs")
-        while True:
-            self._stirred.clear()
-            # What is expected from now on may be too late for this look.
-            self._wake_at = math.inf
-            try:
-                pause = await self._promote_due()
-            except DATABASE_ERRORS as error:
-                await outage.wait(error)
-                continue
-            outage.is_over()
-            await self._sleep(pause)
-
-    async def _promote_due(self) -> float:
-        """Promote what is due and return the seconds until there may be more."""
+    async def _work(self) -> float:
         async with self._database.connection() as connection:
             due_in = await millrace_queue.seconds_until_due(connection)
             if due_in is None or due_in > 0:
-                longest = LONGEST_WAIT_SECONDS * random.uniform(0.75, 1)  # noqa: S311 - jitter is no secret
-                return longest if due_in is None else min(due_in, longest)
+                return self._until(due_in)
             types = await millrace_queue.promote(connection, limit=_BATCH)
         self._promoted(set(types))
         # Nothing: another worker is just promoting what is due.
         return 0.0 if types else LEAST_WAIT_SECONDS
 
-    async def _sleep(self, seconds: float) -> None:
-        self._wake_at = time.monotonic() + seconds
-        await asyncio.sleep(min(seconds, LEAST_WAIT_SECONDS))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(
-                asyncio.get_running_loop().time() + self._wake_at - time.monotonic()
-            ):
-                await self._stirred.wait()
+
+class Expirer(TimedDuty):
+    """Fails jobs that wait until their deadline is over."""
+
+    name = "fail jobs whose deadline is over"
+    least_wait = 1.0
+
+    def __init__(
+        self, database: Database, *, created: Callable[[Collection[str]], None], changed: Callable[[], None]
+    ) -> None:
+        """Take what to call with the types of jobs that were created because others failed, and when jobs have changed."""
+        super().__init__()
+        self._database = database
+        self._created = created
+        self._changed = changed
+
+    async def _work(self) -> float:
+        created: set[str] = set()
+        async with self._database.transaction() as connection:
+            due_in = await millrace_queue.seconds_until_expiry(connection)
+            if due_in is None or due_in > 0:
+                return self._until(due_in)
+            expired = await job_lifecycle.expire_jobs(connection, limit=_BATCH, created=created)
+        if expired:
+            _log.info("jobs failed because their deadline is over", count=len(expired))
+            self._changed()
+        if created:
+            self._created(created)
+        return 0.0 if len(expired) == _BATCH else self.least_wait
+
+
+class LineKeeper:
+    """Moves the starts of the lines on that this worker claims from, and back for what stands before one."""
+
+    def __init__(self, database: Database, served: ServedRanks, *, found: Callable[[], None]) -> None:
+        """Take the ranks that were claimed, and what to call when entries were found that no claim saw."""
+        self._database = database
+        self._served = served
+        self._found = found
+        self._last: Mapping[tuple[str, int], int] = {}
+        self._is_behind = False
+        self._search_at = 0.0
+
+    def search(self) -> None:
+        """Search the lines from the beginning, since there are entries that no claim sees."""
+        self._is_behind = True
+
+    async def run(self) -> None:
+        """Keep the lines until it is cancelled."""
+        outage = Outage("keep the lines of the queue")
+        while True:
+            await asyncio.sleep(KEEP_LINES_SECONDS * random.uniform(0.75, 1))  # noqa: S311 - jitter is no secret
+            try:
+                await self._keep()
+            except DATABASE_ERRORS as error:
+                await outage.wait(error)
+            else:
+                outage.is_over()
+
+    async def _keep(self) -> None:
+        # A start moves in two steps: the lines of the last round are kept once more.
+        latest = self._served.take()
+        served, self._last = {**self._last, **latest}, latest
+        if not served and not self._is_behind:
+            return
+        started_at = time.monotonic()
+        search = self._is_behind or started_at >= self._search_at
+        self._is_behind = False
+        async with self._database.connection() as connection:
+            found = await millrace_queue.keep_lines(connection, served, from_beginning=search)
+        if search:
+            took = time.monotonic() - started_at
+            self._search_at = time.monotonic() + min(took / _SEARCH_SHARE, _LONGEST_SEARCH_PAUSE_SECONDS)
+        if found:
+            self._found()
 
 
 class Rescuer:
@@ -93,37 +131,41 @@ class Rescuer:
         self,
         database: Database,
         *,
-        lease: float,
         may_rescue: Callable[[], bool],
         rescued: Callable[[Collection[str]], None],
     ) -> None:
-        """Take the seconds a lease holds, whether it is fair to rescue now, and what to call with the types of
-        jobs that can be claimed again.
-        """
+        """Take whether it is fair to rescue now, and what to call with the types of jobs that can be claimed again."""
         self._database = database
-        self._interval = lease / RESCUES_PER_LEASE
         self._may_rescue = may_rescue
         self._rescued = rescued
+        self._wanted = asyncio.Event()
+
+    def rescue(self) -> None:
+        """Take back what lost workers hold."""
+        self._wanted.set()
 
     async def run(self) -> None:
-        """Rescue until it is cancelled."""
+        """Rescue, when it is wanted, until it is cancelled."""
         outage = Outage("rescue jobs of lost workers")
         while True:
-            await asyncio.sleep(self._interval * random.uniform(0.75, 1))  # noqa: S311 - jitter is no secret
+            await self._wanted.wait()
+            self._wanted.clear()
             try:
                 while self._may_rescue() and await self._rescue() == _BATCH:
                     pass
             except DATABASE_ERRORS as error:
+                # The next look finds them again.
                 await outage.wait(error)
             else:
                 outage.is_over()
 
     async def _rescue(self) -> int:
+        created: set[str] = set()
         async with self._database.transaction() as connection:
-            rescued = await job_lifecycle.rescue_jobs(connection, limit=_BATCH)
+            rescued = await job_lifecycle.rescue_jobs(connection, limit=_BATCH, created=created)
         for entry in rescued:
             _log_rescue(entry)
-        self._rescued({entry.type for entry in rescued if entry.outcome is Rescue.READY})
+        self._rescued(created | {entry.type for entry in rescued if entry.outcome is Rescue.READY})
         return len(rescued)
 
 
@@ -148,7 +190,8 @@ class OrphanReturner:
             orphans = self._orphans
             try:
                 async with self._database.transaction() as connection:
-                    await job_lifecycle.hand_back_jobs(connection, orphans)
+                    unstarted = {lease.id for lease in orphans}
+                    await job_lifecycle.hand_back_jobs(connection, orphans, unstarted=unstarted)
             except DATABASE_ERRORS as error:
                 # The next heartbeat finds them again.
                 _log.warning("leases without an execution could not be handed back", error=repr(error))

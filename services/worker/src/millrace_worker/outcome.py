@@ -14,6 +14,8 @@ class StopReason(enum.Enum):
     """The attempt took longer than its type allows."""
     GIVEN_UP = "given up"
     """The worker stops, or cannot tell whether its leases still hold: the job is to run elsewhere."""
+    STOOD_STILL = "stood still"
+    """The whole worker stood still for so long that its leases may have run out, and one of its handlers may be why."""
     LEASE_LOST = "lease lost"
     """The job belongs to another worker, or to none."""
 
@@ -32,6 +34,7 @@ class Failed:
     code: str
     message: str
     retry_delay: timedelta | None
+    timed_out: bool = False
 
     @property
     def retryable(self) -> bool:
@@ -45,8 +48,30 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class Snoozed:
+    """The handler asked to be called again after `delay`; the attempt does not count."""
+
+    delay: timedelta
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class HandedBack:
     """The job is to run elsewhere, and the attempt does not count."""
 
 
-Outcome = Completed | Failed | Cancelled | HandedBack
+@dataclass(frozen=True, slots=True)
+class Lapsed:
+    """The worker stood still for longer than its lease: the attempt counts as lost with the worker."""
+
+
+Outcome = Completed | Failed | Cancelled | Snoozed | HandedBack | Lapsed
+
+
+def time_to_next(outcome: Outcome) -> timedelta:
+    """Return after how long a job that is not finished by this outcome runs again."""
+    match outcome:
+        case Failed(retry_delay=timedelta() as delay) | Snoozed(delay=delay):
+            return delay
+        case _:
+            return timedelta()

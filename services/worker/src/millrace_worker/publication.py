@@ -14,7 +14,7 @@ async def publish(database: Database, handlers: Iterable[Handler]) -> None:
     outage = Outage("publish job types")
     while True:
         try:
-            async with database.connection() as connection:
+            async with database.transaction() as connection:
                 await publish_job_types(connection, types)
         except DATABASE_ERRORS as error:
             await outage.wait(error)
@@ -32,4 +32,5 @@ def _published(handler: Handler) -> PublishedType:
         max_attempts=handler.attempts,
         timeout=handler.timeout,
         concurrency=handler.concurrency,
+        options=handler.options,
     )

@@ -5,6 +5,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
+from millrace_database.job_options import RetentionRule as Retention
+from millrace_database.job_options import TypeLimits, TypeOptions
+from millrace_queue import Rate
 from millrace_worker.backoff import Backoff
 from millrace_worker.errors import DuplicateHandlerError
 from millrace_worker.handler import Handler, HandlerFunction, build_handler, place_of
@@ -12,6 +15,7 @@ from millrace_worker.handler import Handler, HandlerFunction, build_handler, pla
 _Function = TypeVar("_Function", bound=HandlerFunction)
 
 _DEFAULT_BACKOFF = Backoff()
+_DEFAULT_RETENTION = Retention()
 
 
 class Registry:
@@ -29,6 +33,12 @@ class Registry:
         attempts: int = 4,
         timeout: timedelta = timedelta(hours=1),
         backoff: Backoff = _DEFAULT_BACKOFF,
+        dead_letter: str | None = None,
+        max_running: int | None = None,
+        max_running_per_organisation: int | None = None,
+        rate: Rate | None = None,
+        rate_per_organisation: Rate | None = None,
+        retention: Retention = _DEFAULT_RETENTION,
         label: str | None = None,
         description: str | None = None,
     ) -> Callable[[_Function], _Function]:
@@ -36,7 +46,13 @@ class Registry:
 
         `concurrency`: how many of them one worker runs at once. `attempts` (1 to 100): how many a job gets when
         its creator names no number. `timeout`: how long one attempt may run. `backoff`: how long the next
-        attempt waits. `label` (the type) and `description` (the docstring) are shown to people.
+        attempt waits. A job's creator may ask for others.
+
+        `dead_letter`: a job of this type is created for each one that fails for good, unless the creator names another.
+        `max_running`, `max_running_per_organisation` (at least 1): how many run at once over all workers. `rate`,
+        `rate_per_organisation`: how many start, over all workers. None: no limit. Operators may set others.
+        `retention`: for how long finished jobs are kept. `label` (the type) and `description` (the docstring) are
+        shown to people.
 
         The function takes JobContext[T] (`async def`, on the event loop) or SyncJobContext[T] (`def`, in a
         thread), T a pydantic model, a dataclass or dict, and returns one of these or None. It is returned as
@@ -51,6 +67,12 @@ class Registry:
                 attempts=attempts,
                 timeout=timeout,
                 backoff=backoff,
+                options=TypeOptions(
+                    retry=backoff.as_rule(),
+                    dead_letter_type=dead_letter,
+                    limits=TypeLimits(max_running, max_running_per_organisation, rate, rate_per_organisation),
+                    retention=retention,
+                ),
                 label=label,
                 description=description,
             )

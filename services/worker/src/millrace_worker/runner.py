@@ -31,9 +31,12 @@ class Runner:
         report: Callable[[Execution, ProgressUpdate], None],
         settle: Callable[[Execution, Outcome], None],
         drop: Callable[[Execution], object],
+        lost: Callable[[Execution], None],
         slot_freed: Callable[[], None],
     ) -> None:
-        """Take the worker's parts: `settle` writes an outcome, `drop` ends an execution that has none."""
+        """Take the worker's parts: `settle` writes an outcome, `drop` ends an execution that has none, `lost` is told
+        of those whose leases were lost.
+        """
         self._lanes = lanes
         self._threads = ThreadPool(slots)
         self._surroundings = Surroundings(
@@ -41,6 +44,7 @@ class Runner:
         )
         self._settle = settle
         self._drop = drop
+        self._lost = lost
         self._slot_freed = slot_freed
         self._tasks: asyncio.TaskGroup | None = None
         self._context = contextvars.copy_context()
@@ -92,6 +96,7 @@ class Runner:
         _log.warning("lease lost: the handler is stopped", **execution.log_fields)
         self.stop(execution, StopReason.LEASE_LOST)
         self._decide(execution, None)
+        self._lost(execution)
 
     def lose_all(self) -> None:
         """Stop all handlers and drop their results; nothing more is run until `leases_hold`."""
@@ -100,12 +105,12 @@ class Runner:
             if not execution.is_decided:
                 self.lose(execution)
 
-    def give_up(self) -> None:
-        """Stop all handlers and hand their jobs back; nothing more is run until `leases_hold`."""
+    def give_up(self, reason: StopReason = StopReason.GIVEN_UP) -> None:
+        """Stop all handlers and let go of their jobs; nothing more is run until `leases_hold`."""
         self._worker_id = None
         for execution in list(self.held.values()):
             if not execution.is_decided:
-                self.stop(execution, StopReason.GIVEN_UP)
+                self.stop(execution, reason)
 
     def give_back_waiting(self, *, longer_than: float = 0.0) -> None:
         """Hand back what has been claimed ahead and not been started within so many seconds."""

@@ -42,6 +42,8 @@ def worker_service(registry: Registry | None = None) -> ServiceDefinition:
                 servicers={_WORKER: add_worker},
                 background=engine.background(),
                 drain=engine.drain,
+                # It hardly serves calls, and an idle worker should ask little of the database.
+                ping_seconds=10.0,
                 started=engine.started,
             )
         finally:

@@ -8,6 +8,7 @@ from millrace_database.ids import format_id
 from millrace_database.workers_repository import WorkerRecord
 from millrace_queue import held_leases
 from millrace_runtime.errors import FailedPrecondition, NotFound
+from millrace_runtime.identity import current_caller
 from millrace_runtime.paging import last_id, token_behind
 from millrace_runtime.resource_keys import check_key
 from millrace_runtime.struct_json import datetime_to_timestamp
@@ -39,6 +40,8 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         violations = Violations()
         size = violations.check_page_size(request.page_size)
         violations.raise_if_any()
+        # Whoever may call may see them.
+        current_caller()
         after = last_id(request.page_token, {})
         async with self._database.connection() as connection:
             # One more than asked for tells whether there is another page.

@@ -1,24 +1,32 @@
-"""`millrace jobs` and `millrace job-types`."""
+"""`millrace jobs`."""
 
-from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from millrace_client.client import Millrace
-from millrace_client.command import parse
+from millrace_client.command.job_creation import create
+from millrace_client.command.job_filters import (
+    CreatedAfterOption,
+    CreatedBeforeOption,
+    CreatedByOption,
+    MetadataOption,
+    ScheduleOption,
+    StatusesOption,
+    TypesOption,
+)
+from millrace_client.command.many_jobs import cancel_many, retry_many
 from millrace_client.command.output import Columns, Output
 from millrace_client.command.register import command
 from millrace_client.command.watching import follow
-from millrace_client.job import Job, JobStatus, JobType
+from millrace_client.job import Job, JobStatus
+from millrace_client.job_attempt import AttemptCounts, JobAttempt
 
 app = typer.Typer(
     help="Hand work over, watch it, stop it, try it again.", no_args_is_help=True, add_completion=False
 )
-job_types_app = typer.Typer(add_completion=False)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB_ID")]
-JsonOption = dict[str, Any] | None
 
 _JOB_COLUMNS: Columns[Job] = {
     "JOB ID": lambda job: job.job_id,
@@ -29,67 +37,49 @@ _JOB_COLUMNS: Columns[Job] = {
     "CREATED BY": lambda job: job.created_by,
     "MESSAGE": lambda job: job.error.message if job.error and job.status is JobStatus.FAILED else job.message,
 }
-_JOB_TYPE_COLUMNS: Columns[JobType] = {
-    "TYPE": lambda job_type: job_type.type,
-    "LABEL": lambda job_type: job_type.label,
-    "ATTEMPTS": lambda job_type: job_type.max_attempts,
-    "TIMEOUT": lambda job_type: str(job_type.timeout),
-    "WORKERS": lambda job_type: job_type.active_workers,
-    "DESCRIPTION": lambda job_type: job_type.description,
+_ATTEMPT_COLUMNS: Columns[JobAttempt] = {
+    "ATTEMPT": lambda attempt: attempt.attempt,
+    "OUTCOME": lambda attempt: attempt.outcome,
+    "STARTED": lambda attempt: attempt.started_at,
+    "ENDED": lambda attempt: attempt.ended_at,
+    "WORKER": lambda attempt: attempt.worker_name or attempt.worker_id,
+    "ERROR": lambda attempt: f"{attempt.error.code}: {attempt.error.message}" if attempt.error else "",
+}
+_COUNT_WORDS = {
+    "failed": "failed",
+    "timed_out": "timed out",
+    "worker_lost": "lost their worker",
+    "lease_lost": "lost their lease",
+    "handed_back": "handed back",
+    "snoozed": "snoozed",
 }
 
-
-@command(app, "create")
-async def create(
-    client: Millrace,
-    output: Output,
-    *,
-    job_type: Annotated[str, typer.Argument(metavar="TYPE", help='Such as "reports:generate".')],
-    job_input: Annotated[
-        JsonOption,
-        typer.Option(
-            "--input", parser=parse.json_object, metavar="JSON", help="The input; @FILE or @- reads it."
-        ),
-    ] = None,
-    metadata: Annotated[
-        JsonOption,
-        typer.Option(
-            parser=parse.json_object, metavar="JSON", help="Labels of your own; @FILE or @- reads them."
-        ),
-    ] = None,
-    request_id: Annotated[
-        str | None, typer.Option(help="Makes a repeated command return the job of the first one.")
-    ] = None,
-    run_at: Annotated[
-        datetime | None,
-        typer.Option(parser=parse.moment, metavar="TIME", help="Not started before (ISO 8601)."),
-    ] = None,
-    priority: Annotated[int, typer.Option(help="Higher is served first, -100 to 100.")] = 0,
-    max_attempts: Annotated[int, typer.Option(help="1 to 100; 0: the type's own number.")] = 0,
-    created_by: Annotated[str, typer.Option(help="Who asks for the job.")] = "",
-    watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it is finished.")] = False,
-) -> None:
-    """Create a job."""
-    job = await client.jobs.create(
-        job_type,
-        job_input,
-        metadata=metadata,
-        request_id=request_id,
-        run_at=run_at,
-        priority=priority,
-        max_attempts=max_attempts,
-        created_by=created_by,
-    )
-    if watch:
-        await follow(client, output, job.job_id)
-    else:
-        output.show(job)
+command(app, "create")(create)
 
 
 @command(app, "get")
 async def get(client: Millrace, output: Output, job_id: JobId) -> None:
-    """Show a job."""
-    output.show(await client.jobs.get(job_id))
+    """Show a job, and why it waits."""
+    job = await client.jobs.get(job_id)
+    output.show(
+        job,
+        for_people={
+            "attemptCounts": _count_text(job.attempt_counts),
+            "waitingReason": job.waiting_reason.message if job.waiting_reason else "",
+        },
+    )
+
+
+@command(app, "attempts")
+async def list_attempts(
+    client: Millrace,
+    output: Output,
+    *,
+    job_id: JobId,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 50,
+) -> None:
+    """List the attempts of a job, the latest first."""
+    await output.table(_ATTEMPT_COLUMNS, client.jobs.attempts(job_id, limit=limit or None))
 
 
 @command(app, "list")
@@ -97,25 +87,13 @@ async def list_jobs(
     client: Millrace,
     output: Output,
     *,
-    statuses: Annotated[
-        list[JobStatus] | None,
-        typer.Option(
-            "--status", parser=parse.status, metavar="STATUS", help="Any of these; may be repeated."
-        ),
-    ] = None,
-    types: Annotated[list[str] | None, typer.Option("--type", help="Any of these; may be repeated.")] = None,
-    created_by: Annotated[str, typer.Option(help="Who asked for it.")] = "",
-    created_after: Annotated[
-        datetime | None, typer.Option(parser=parse.moment, metavar="TIME", help="Created then or later.")
-    ] = None,
-    created_before: Annotated[
-        datetime | None, typer.Option(parser=parse.moment, metavar="TIME", help="Created before.")
-    ] = None,
-    schedule_id: Annotated[str, typer.Option("--schedule", help="The schedule that made it.")] = "",
-    metadata: Annotated[
-        JsonOption,
-        typer.Option(parser=parse.json_object, metavar="JSON", help="Keys and values its metadata contains."),
-    ] = None,
+    statuses: StatusesOption = None,
+    types: TypesOption = None,
+    created_by: CreatedByOption = "",
+    created_after: CreatedAfterOption = None,
+    created_before: CreatedBeforeOption = None,
+    schedule_id: ScheduleOption = "",
+    metadata: MetadataOption = None,
     limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 50,
 ) -> None:
     """List jobs, newest first."""
@@ -160,7 +138,27 @@ async def retry(
         output.show(job)
 
 
-@command(job_types_app, "job-types", of_organisation=False)
-async def list_job_types(client: Millrace, output: Output) -> None:
-    """List the types of job that workers have published."""
-    await output.table(_JOB_TYPE_COLUMNS, client.jobs.types())
+command(app, "cancel-many")(cancel_many)
+command(app, "retry-many")(retry_many)
+
+
+@command(app, "unblock-key")
+async def unblock_key(
+    client: Millrace,
+    output: Output,
+    *,
+    job_type: Annotated[str, typer.Argument(metavar="TYPE", help="The job type.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The concurrency key.")],
+) -> None:
+    """Let the jobs of a concurrency key go on that a failed job blocks."""
+    job_id = await client.jobs.unblock_key(job_type, key)
+    if output.as_json:
+        output.line({"jobId": job_id})
+    else:
+        output.text(f"unblocked; {job_id} had failed" if job_id else "nothing blocked this key")
+
+
+def _count_text(counts: AttemptCounts | None) -> str:
+    return ", ".join(
+        f"{count} {words}" for name, words in _COUNT_WORDS.items() if (count := getattr(counts, name, 0))
+    )

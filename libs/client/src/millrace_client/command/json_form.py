@@ -9,10 +9,24 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from millrace_client.job import JobStatus
+from millrace_client.job_attempt import AttemptOutcome
+from millrace_client.job_options import Backoff, KeyOrder, UniqueConflict, UniqueScope, UniqueStates
 from millrace_client.recurrence import Cron, Daily, Every, Monthly, Once, Weekly
+from millrace_client.values import to_duration
+from millrace_client.waiting_reason import WaitingCause
 from millrace_client.worker import WorkerState
 
-_ENUM_PREFIXES: Mapping[type, str] = {JobStatus: "JOB_STATUS_", WorkerState: "WORKER_STATE_"}
+_ENUM_PREFIXES: Mapping[type, str] = {
+    AttemptOutcome: "ATTEMPT_OUTCOME_",
+    Backoff: "BACKOFF_",
+    JobStatus: "JOB_STATUS_",
+    KeyOrder: "KEY_ORDER_",
+    UniqueConflict: "UNIQUE_CONFLICT_",
+    UniqueScope: "UNIQUE_SCOPE_",
+    UniqueStates: "UNIQUE_STATES_",
+    WaitingCause: "WAITING_CAUSE_",
+    WorkerState: "WORKER_STATE_",
+}
 _UNKNOWN = "UNSPECIFIED"
 _FREQUENCIES: Mapping[type, str] = {
     Once: "once",
@@ -37,13 +51,13 @@ def json_form(result: Any) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
-    if isinstance(value, JobStatus | WorkerState):
+    if type(value) in _ENUM_PREFIXES:
         name = value.value if value.value != "UNKNOWN" else _UNKNOWN
         return _ENUM_PREFIXES[type(value)] + name
     if isinstance(value, datetime):
         return _timestamp(value)
     if isinstance(value, timedelta):
-        return f"{value.total_seconds():g}s"
+        return to_duration(value).ToJsonString()
     if isinstance(value, tuple):
         return [_value(item) for item in value]
     if dataclasses.is_dataclass(value):

@@ -41,12 +41,13 @@ def build_app() -> typer.Typer:
 def _own_commands() -> dict[str, LazyCommand]:
     return {
         "jobs": LazyCommand("Hand work over, watch it, stop it, try it again.", _app("jobs")),
-        "job-types": LazyCommand(
-            "List the types of job that workers have published.", _app("jobs", "job_types_app")
-        ),
+        "types": LazyCommand("The types of job there are: list them, hold them back.", _app("job_types")),
+        "job-types": LazyCommand("The same as types list.", _app("job_types", "job_types_app")),
         "files": LazyCommand("What jobs read and what they make.", _app("files")),
         "schedules": LazyCommand("Create jobs at set times.", _app("schedules")),
         "workers": LazyCommand("List the workers of this installation.", _app("workers")),
+        "orgs": LazyCommand("The share and the limits of organisations.", _app("organisations")),
+        "queue": LazyCommand("How the queue is.", _app("queue_health")),
     }
 
 

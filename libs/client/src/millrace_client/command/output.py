@@ -2,8 +2,8 @@
 
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from datetime import datetime
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -31,13 +31,16 @@ class Output:
         if not self._console.is_terminal:
             self._console.width = _UNLIMITED_WIDTH
 
-    def show(self, result: Any) -> None:
-        """Print one dataclass of the SDK: a line of JSON, or a name and a value on each line."""
+    def show(self, result: Any, for_people: Mapping[str, str] | None = None) -> None:
+        """Print one dataclass of the SDK: a line of JSON, or a name and a value on each line.
+
+        `for_people` are texts that people read instead of the fields of these names.
+        """
         if self.as_json:
             self.line(json_form(result))
             return
         grid = Table.grid(padding=(0, 2))
-        for name, value in json_form(result).items():
+        for name, value in (json_form(result) | dict(for_people or {})).items():
             if value not in ("", [], {}):
                 grid.add_row(Text(name, style="bold"), Text(plain(value), overflow="fold"))
         self._draw(grid)
@@ -48,10 +51,14 @@ class Output:
             async for item in items:
                 self.line(json_form(item))
             return
+        self.rows(columns, [item async for item in items])
+
+    def rows(self, columns: "Columns[_Item]", items: Iterable[_Item]) -> None:
+        """Print one row for each item, for people."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for place, heading in enumerate(columns):
             table.add_column(heading, no_wrap=place == 0, overflow="fold")
-        async for item in items:
+        for item in items:
             table.add_row(*(Text(plain(cell(item))) for cell in columns.values()))
         self._draw(table)
 
@@ -81,11 +88,13 @@ def complain(message: str, *details: str) -> None:
 
 
 def complain_of_call(error: CallError) -> None:
-    """Print a call's error: its status and message, each bad field, and when to try again."""
+    """Print a call's error: its status and message, each bad field, the resource, and when to try again."""
     details = [str(bad) for bad in error.violations]
     # A message that only strings the bad fields together is better read as the list of them that follows.
     said_below = bool(details) and all(detail in error.message for detail in details)
     details += [unmet for unmet in error.preconditions if unmet not in error.message]
+    if error.resource is not None and error.resource.name not in error.message:
+        details.append(str(error.resource))
     if error.retry_after is not None:
         details.append(f"try again in {error.retry_after.total_seconds():g} s")
     if isinstance(error, UnavailableError):
@@ -99,6 +108,8 @@ def plain(value: Any) -> str:
         return ""
     if isinstance(value, datetime):
         return _local(value).isoformat(" ", "seconds")[: len("2027-01-31 09:30:00")]
+    if isinstance(value, timedelta):
+        return str(value - timedelta(microseconds=value.microseconds))
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return "".join(letter if letter.isprintable() else " " for letter in text)
 

@@ -3,18 +3,23 @@
 import json
 import re
 import sys
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 
-from millrace_client.job import JobStatus
+from millrace_client.limits import RateLimit
 from millrace_client.recurrence import Cron, Daily, Every, Monthly, Once, Recurrence, Weekday, Weekly
 
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _INTERVAL = re.compile(r"(\d+[dhms])+")
+_RATE = re.compile(r"(\d+)(?:/([^,]+)(,smooth)?)?")
 _TIME_OF_DAY = re.compile(r"\d\d:\d\d(:\d\d)?")
+
+_Member = TypeVar("_Member", bound=StrEnum)
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -36,13 +41,39 @@ def moment(text: str) -> datetime:
         raise typer.BadParameter("not a time such as 2027-01-31T09:30 or 2027-01-31T09:30:00Z") from error
 
 
-def status(text: str) -> JobStatus:
-    """Read a job's status in any case."""
+def length(text: str) -> timedelta:
+    """Read a length of time such as "90s" or "1h30m"."""
+    if not _INTERVAL.fullmatch(text):
+        raise typer.BadParameter('not a length of time such as "15m" or "1h30m" (d, h, m, s)')
+    parts = re.findall(r"(\d+)([dhms])", text)
     try:
-        return JobStatus(text.upper())
-    except ValueError as error:
-        known = ", ".join(known for known in JobStatus if known is not JobStatus.UNKNOWN)
-        raise typer.BadParameter(f"none of {known}") from error
+        return sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta())
+    except OverflowError as error:
+        raise typer.BadParameter("too long") from error
+
+
+def rate(text: str) -> RateLimit:
+    """Read so many starts in so much time, such as "100/1m" or "100/m,smooth"; "0": any number."""
+    match = _RATE.fullmatch(text)
+    if match is None or (match[2] is None and int(match[1])):
+        raise typer.BadParameter('not a rate such as "100/1m" or "5/s,smooth", or 0')
+    if match[2] is None:
+        return RateLimit(0)
+    period = length(match[2] if match[2][0].isdecimal() else f"1{match[2]}")
+    return RateLimit(int(match[1]), period, smooth=match[3] is not None)
+
+
+def member(kind: type[_Member]) -> Callable[[str], _Member]:
+    """Return what reads a member of an enum in any case, with "-" or "_" between words."""
+
+    def read(text: str) -> _Member:
+        wanted = text.upper().replace("-", "_")
+        known = [known for known in kind if known.name != "UNKNOWN"]
+        if wanted not in known:
+            raise typer.BadParameter(f"none of {', '.join(known)}")
+        return kind(wanted)
+
+    return read
 
 
 def daily(text: str) -> Recurrence:
@@ -66,13 +97,7 @@ def monthly(text: str) -> Recurrence:
 
 def every(text: str) -> Recurrence:
     """Read a length of time such as "90s" or "1h30m"."""
-    if not _INTERVAL.fullmatch(text):
-        raise typer.BadParameter('not a length of time such as "15m" or "1h30m" (d, h, m, s)')
-    parts = re.findall(r"(\d+)([dhms])", text)
-    try:
-        return Every(sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta()))
-    except OverflowError as error:
-        raise typer.BadParameter("too long") from error
+    return Every(length(text))
 
 
 def once(text: str) -> Recurrence:

@@ -3,7 +3,7 @@
 from alembic import context
 
 from millrace_database.metadata import metadata
-from millrace_database.migrate import VERSION_TABLE
+from millrace_database.schema_version import VERSION_TABLE
 
 context.configure(
     connection=context.config.attributes["connection"],

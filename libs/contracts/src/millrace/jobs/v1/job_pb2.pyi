@@ -9,6 +9,8 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from millrace.jobs.v1 import job_options_pb2 as _job_options_pb2
+from millrace.jobs.v1 import limits_pb2 as _limits_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -71,7 +73,9 @@ class JobError(_message.Message):
     RETRYABLE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """A stable word for programs, in UPPER_SNAKE_CASE: the handler's own, or one of Millrace's:
-    HANDLER_ERROR (an exception), TIMEOUT, WORKER_LOST, INVALID_INPUT, INVALID_OUTPUT.
+    HANDLER_ERROR (an exception), TIMEOUT, WORKER_LOST, INVALID_INPUT, INVALID_OUTPUT; DEADLINE_EXCEEDED (not started
+    before its deadline); QUARANTINED (three workers in a row died of it); UNIQUE_CONFLICT (another job waits for a
+    further attempt with its unique key).
     """
     message: _builtins.str
     """A sentence for people."""
@@ -120,6 +124,14 @@ class Job(_message.Message):
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    RETRY_POLICY_FIELD_NUMBER: _builtins.int
+    UNIQUE_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    DEAD_LETTER_TYPE_FIELD_NUMBER: _builtins.int
+    PARENT_JOB_ID_FIELD_NUMBER: _builtins.int
+    WORKER_ID_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """"job_" and 32 hexadecimal digits; ids sort by creation time. Set by the service."""
     org_id: _builtins.str
@@ -145,6 +157,12 @@ class Job(_message.Message):
     """Higher is served first, -100 to 100."""
     schedule_id: _builtins.str
     """The schedule that made the job; empty for others."""
+    dead_letter_type: _builtins.str
+    """When it fails for good a job of this type is made of it; empty: as the type says."""
+    parent_job_id: _builtins.str
+    """The job that it was made for: the one whose dead letter it is."""
+    worker_id: _builtins.str
+    """The worker that ran its latest attempt."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
         """The input the handler gets: a JSON object that matches the type's input schema."""
@@ -181,6 +199,22 @@ class Job(_message.Message):
     def estimated_completion(self) -> _timestamp_pb2.Timestamp:
         """When the running attempt will be done if it goes on at its present pace. Unset when unknown."""
 
+    @_builtins.property
+    def deadline(self) -> _timestamp_pb2.Timestamp:
+        """Not started after this time: it fails with DEADLINE_EXCEEDED then."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long one attempt may run; unset: as long as the type says."""
+
+    @_builtins.property
+    def retry_policy(self) -> _job_options_pb2.RetryPolicy:
+        """Unset: as the type says."""
+
+    @_builtins.property
+    def unique(self) -> _job_options_pb2.Uniqueness: ...
+    @_builtins.property
+    def concurrency(self) -> _job_options_pb2.Concurrency: ...
     def __init__(
         self,
         *,
@@ -206,10 +240,18 @@ class Job(_message.Message):
         max_attempts: _builtins.int = ...,
         priority: _builtins.int = ...,
         schedule_id: _builtins.str = ...,
+        deadline: _timestamp_pb2.Timestamp | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        retry_policy: _job_options_pb2.RetryPolicy | None = ...,
+        unique: _job_options_pb2.Uniqueness | None = ...,
+        concurrency: _job_options_pb2.Concurrency | None = ...,
+        dead_letter_type: _builtins.str = ...,
+        parent_job_id: _builtins.str = ...,
+        worker_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "estimated_completion", b"estimated_completion", "input", b"input", "metadata", b"metadata", "output", b"output", "run_at", b"run_at", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "concurrency", b"concurrency", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "estimated_completion", b"estimated_completion", "input", b"input", "metadata", b"metadata", "output", b"output", "retry_policy", b"retry_policy", "run_at", b"run_at", "started_at", b"started_at", "timeout", b"timeout", "unique", b"unique"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "completed_at", b"completed_at", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "estimated_completion", b"estimated_completion", "input", b"input", "job_id", b"job_id", "max_attempts", b"max_attempts", "message", b"message", "metadata", b"metadata", "org_id", b"org_id", "output", b"output", "priority", b"priority", "processed_items", b"processed_items", "progress", b"progress", "run_at", b"run_at", "schedule_id", b"schedule_id", "started_at", b"started_at", "status", b"status", "total_items", b"total_items", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "completed_at", b"completed_at", "concurrency", b"concurrency", "created_at", b"created_at", "created_by", b"created_by", "dead_letter_type", b"dead_letter_type", "deadline", b"deadline", "error", b"error", "estimated_completion", b"estimated_completion", "input", b"input", "job_id", b"job_id", "max_attempts", b"max_attempts", "message", b"message", "metadata", b"metadata", "org_id", b"org_id", "output", b"output", "parent_job_id", b"parent_job_id", "priority", b"priority", "processed_items", b"processed_items", "progress", b"progress", "retry_policy", b"retry_policy", "run_at", b"run_at", "schedule_id", b"schedule_id", "started_at", b"started_at", "status", b"status", "timeout", b"timeout", "total_items", b"total_items", "type", b"type", "unique", b"unique", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -229,6 +271,11 @@ class JobType(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     ACTIVE_WORKERS_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    RETRY_POLICY_FIELD_NUMBER: _builtins.int
+    DEAD_LETTER_TYPE_FIELD_NUMBER: _builtins.int
+    RETENTION_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """The name given to CreateJob, such as "imports:load"."""
     label: _builtins.str
@@ -241,6 +288,10 @@ class JobType(_message.Message):
     """How many jobs of this type one worker runs at once."""
     active_workers: _builtins.int
     """How many live workers run this type now. With none, its jobs wait."""
+    paused: _builtins.bool
+    """None of its jobs is started."""
+    dead_letter_type: _builtins.str
+    """Jobs that fail for good become input of a job of this type."""
     @_builtins.property
     def input_schema(self) -> _struct_pb2.Struct:
         """JSON Schema (draft 2020-12) of the input; CreateJob refuses what does not match."""
@@ -248,6 +299,16 @@ class JobType(_message.Message):
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """How long one attempt may run."""
+
+    @_builtins.property
+    def limits(self) -> _limits_pb2.JobTypeLimits:
+        """What holds over all workers now: what operators set, otherwise what the handler says."""
+
+    @_builtins.property
+    def retry_policy(self) -> _job_options_pb2.RetryPolicy: ...
+    @_builtins.property
+    def retention(self) -> _job_options_pb2.Retention:
+        """How long its finished jobs are kept."""
 
     def __init__(
         self,
@@ -260,10 +321,15 @@ class JobType(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         concurrency: _builtins.int = ...,
         active_workers: _builtins.int = ...,
+        paused: _builtins.bool = ...,
+        limits: _limits_pb2.JobTypeLimits | None = ...,
+        retry_policy: _job_options_pb2.RetryPolicy | None = ...,
+        dead_letter_type: _builtins.str = ...,
+        retention: _job_options_pb2.Retention | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input_schema", b"input_schema", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input_schema", b"input_schema", "limits", b"limits", "retention", b"retention", "retry_policy", b"retry_policy", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_workers", b"active_workers", "concurrency", b"concurrency", "description", b"description", "input_schema", b"input_schema", "label", b"label", "max_attempts", b"max_attempts", "timeout", b"timeout", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_workers", b"active_workers", "concurrency", b"concurrency", "dead_letter_type", b"dead_letter_type", "description", b"description", "input_schema", b"input_schema", "label", b"label", "limits", b"limits", "max_attempts", b"max_attempts", "paused", b"paused", "retention", b"retention", "retry_policy", b"retry_policy", "timeout", b"timeout", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

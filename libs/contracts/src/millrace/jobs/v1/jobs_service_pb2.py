@@ -23,13 +23,19 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from millrace.jobs.v1 import job_pb2 as millrace_dot_jobs_dot_v1_dot_job__pb2
+from millrace.jobs.v1 import job_attempt_pb2 as millrace_dot_jobs_dot_v1_dot_job__attempt__pb2
+from millrace.jobs.v1 import job_options_pb2 as millrace_dot_jobs_dot_v1_dot_job__options__pb2
+from millrace.jobs.v1 import limits_pb2 as millrace_dot_jobs_dot_v1_dot_limits__pb2
+from millrace.jobs.v1 import queue_health_pb2 as millrace_dot_jobs_dot_v1_dot_queue__health__pb2
+from millrace.jobs.v1 import waiting_reason_pb2 as millrace_dot_jobs_dot_v1_dot_waiting__reason__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#millrace/jobs/v1/jobs_service.proto\x12\x10millrace.jobs.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1amillrace/jobs/v1/job.proto\"\xb7\x02\n\x10\x43reateJobRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12(\n\x05input\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x14\n\ninput_json\x18\x04 \x01(\x0cH\x00\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12*\n\x06run_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08priority\x18\x08 \x01(\x05\x12\x14\n\x0cmax_attempts\x18\t \x01(\x05\x12\x12\n\ncreated_by\x18\n \x01(\t\x12\x13\n\x0bschedule_id\x18\x0b \x01(\tB\t\n\x07payload\"7\n\x11\x43reateJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.millrace.jobs.v1.Job\"^\n\x16\x42\x61tchCreateJobsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x34\n\x08requests\x18\x02 \x03(\x0b\x32\".millrace.jobs.v1.CreateJobRequest\"S\n\x17\x42\x61tchCreateJobsResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\'.millrace.jobs.v1.BatchCreateJobsResult\"c\n\x15\x42\x61tchCreateJobsResult\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x17\n\x0f\x61lready_existed\x18\x02 \x01(\x08\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\"/\n\rGetJobRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"4\n\x0eGetJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.millrace.jobs.v1.Job\"\xc1\x02\n\x0fListJobsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12-\n\x08statuses\x18\x04 \x03(\x0e\x32\x1b.millrace.jobs.v1.JobStatus\x12\r\n\x05types\x18\x05 \x03(\t\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12\x31\n\rcreated_after\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bschedule_id\x18\t \x01(\t\x12)\n\x08metadata\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\"P\n\x10ListJobsResponse\x12#\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.millrace.jobs.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"1\n\x0fWatchJobRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"6\n\x10WatchJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.millrace.jobs.v1.Job\"2\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"7\n\x11\x43\x61ncelJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.millrace.jobs.v1.Job\"1\n\x0fRetryJobRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"6\n\x10RetryJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.millrace.jobs.v1.Job\"<\n\x13ListJobTypesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x14ListJobTypesResponse\x12,\n\tjob_types\x18\x01 \x03(\x0b\x32\x19.millrace.jobs.v1.JobType\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x92\x08\n\x0bJobsService\x12w\n\tCreateJob\x12\".millrace.jobs.v1.CreateJobRequest\x1a#.millrace.jobs.v1.CreateJobResponse\"!\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/orgs/{org_id}/jobs:\x01*\x12\x95\x01\n\x0f\x42\x61tchCreateJobs\x12(.millrace.jobs.v1.BatchCreateJobsRequest\x1a).millrace.jobs.v1.BatchCreateJobsResponse\"-\x82\xd3\xe4\x93\x02\'\"\"/v1/orgs/{org_id}/jobs:batchCreate:\x01*\x12t\n\x06GetJob\x12\x1f.millrace.jobs.v1.GetJobRequest\x1a .millrace.jobs.v1.GetJobResponse\"\'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/orgs/{org_id}/jobs/{job_id}\x12q\n\x08ListJobs\x12!.millrace.jobs.v1.ListJobsRequest\x1a\".millrace.jobs.v1.ListJobsResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/orgs/{org_id}/jobs\x12\x82\x01\n\x08WatchJob\x12!.millrace.jobs.v1.WatchJobRequest\x1a\".millrace.jobs.v1.WatchJobResponse\"-\x82\xd3\xe4\x93\x02\'\x12%/v1/orgs/{org_id}/jobs/{job_id}:watch0\x01\x12\x87\x01\n\tCancelJob\x12\".millrace.jobs.v1.CancelJobRequest\x1a#.millrace.jobs.v1.CancelJobResponse\"1\x82\xd3\xe4\x93\x02+\"&/v1/orgs/{org_id}/jobs/{job_id}:cancel:\x01*\x12\x83\x01\n\x08RetryJob\x12!.millrace.jobs.v1.RetryJobRequest\x1a\".millrace.jobs.v1.RetryJobResponse\"0\x82\xd3\xe4\x93\x02*\"%/v1/orgs/{org_id}/jobs/{job_id}:retry:\x01*\x12t\n\x0cListJobTypes\x12%.millrace.jobs.v1.ListJobTypesRequest\x1a&.millrace.jobs.v1.ListJobTypesResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/job-typesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#millrace/jobs/v1/jobs_service.proto\x12\x10millrace.jobs.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1amillrace/jobs/v1/job.proto\x1a\"millrace/jobs/v1/job_attempt.proto\x1a\"millrace/jobs/v1/job_options.proto\x1a\x1dmillrace/jobs/v1/limits.proto\x1a#millrace/jobs/v1/queue_health.proto\x1a%millrace/jobs/v1/waiting_reason.proto\"\x83\x05\n\x10\x43reateJobRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12(\n\x05input\x18\x03 \x01(\x0b\x32\x17.google.protobuf.StructH\x00\x12\x14\n\ninput_json\x18\x04 \x01(\x0cH\x00\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12*\n\x06run_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08priority\x18\x08 \x01(\x05\x12\x14\n\x0cmax_attempts\x18\t \x01(\x05\x12\x12\n\ncreated_by\x18\n \x01(\t\x12\x13\n\x0bschedule_id\x18\x0b \x01(\t\x12(\n\x05\x64\x65lay\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x08\x64\x65\x61\x64line\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07timeout\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x0cretry_policy\x18\x0f \x01(\x0b\x32\x1d.millrace.jobs.v1.RetryPolicy\x12,\n\x06unique\x18\x10 \x01(\x0b\x32\x1c.millrace.jobs.v1.Uniqueness\x12\x32\n\x0b\x63oncurrency\x18\x11 \x01(\x0b\x32\x1d.millrace.jobs.v1.Concurrency\x12\x18\n\x10\x64\x65\x61\x64_letter_type\x18\x12 \x01(\t\x12\x15\n\rvalidate_only\x18\x13 \x01(\x08\x42\t\n\x07payload\"b\n\x11\x43reateJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.millrace.jobs.v1.Job\x12\x17\n\x0f\x61lready_existed\x18\x02 \x01(\x08\x12\x10\n\x08replaced\x18\x03 \x01(\x08\"s\n\x16\x42\x61tchCreateJobsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x34\n\x08requests\x18\x02 \x03(\x0b\x32\".millrace.jobs.v1.CreateJobRequest\x12\x13\n\x0breturn_jobs\x18\x03 \x01(\x08\"S\n\x17\x42\x61tchCreateJobsResponse\x12\x38\n\x07results\x18\x01 \x03(\x0b\x32\'.millrace.jobs.v1.BatchCreateJobsResult\"\x99\x01\n\x15\x42\x61tchCreateJobsResult\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x17\n\x0f\x61lready_existed\x18\x02 \x01(\x08\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12\"\n\x03job\x18\x04 \x01(\x0b\x32\x15.millrace.jobs.v1.Job\x12\x10\n\x08replaced\x18\x05 \x01(\x08\"/\n\rGetJobRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"\xa6\x01\n\x0eGetJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.millrace.jobs.v1.Job\x12\x37\n\x0e\x61ttempt_counts\x18\x02 \x01(\x0b\x32\x1f.millrace.jobs.v1.AttemptCounts\x12\x37\n\x0ewaiting_reason\x18\x03 \x01(\x0b\x32\x1f.millrace.jobs.v1.WaitingReason\"\xc1\x02\n\x0fListJobsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12-\n\x08statuses\x18\x04 \x03(\x0e\x32\x1b.millrace.jobs.v1.JobStatus\x12\r\n\x05types\x18\x05 \x03(\t\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12\x31\n\rcreated_after\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bschedule_id\x18\t \x01(\t\x12)\n\x08metadata\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\"P\n\x10ListJobsResponse\x12#\n\x04jobs\x18\x01 \x03(\x0b\x32\x15.millrace.jobs.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"1\n\x0fWatchJobRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"6\n\x10WatchJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.millrace.jobs.v1.Job\"2\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"7\n\x11\x43\x61ncelJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.millrace.jobs.v1.Job\"1\n\x0fRetryJobRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"6\n\x10RetryJobResponse\x12\"\n\x03job\x18\x01 \x01(\x0b\x32\x15.millrace.jobs.v1.Job\"<\n\x13ListJobTypesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x14ListJobTypesResponse\x12,\n\tjob_types\x18\x01 \x03(\x0b\x32\x19.millrace.jobs.v1.JobType\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x99\x02\n\tJobFilter\x12-\n\x08statuses\x18\x01 \x03(\x0e\x32\x1b.millrace.jobs.v1.JobStatus\x12\r\n\x05types\x18\x02 \x03(\t\x12\x12\n\ncreated_by\x18\x03 \x01(\t\x12\x31\n\rcreated_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bschedule_id\x18\x06 \x01(\t\x12)\n\x08metadata\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x13\n\x0b\x65rror_codes\x18\x08 \x03(\t\"_\n\x16ListJobAttemptsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"b\n\x17ListJobAttemptsResponse\x12.\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1c.millrace.jobs.v1.JobAttempt\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"g\n\x11\x43\x61ncelJobsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12+\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1b.millrace.jobs.v1.JobFilter\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"I\n\x12\x43\x61ncelJobsResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x05\x12\x12\n\ncancelling\x18\x02 \x01(\x05\x12\x0c\n\x04more\x18\x03 \x01(\x08\"f\n\x10RetryJobsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12+\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1b.millrace.jobs.v1.JobFilter\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"E\n\x11RetryJobsResponse\x12\x0f\n\x07retried\x18\x01 \x01(\x05\x12\x11\n\tconflicts\x18\x02 \x01(\x05\x12\x0c\n\x04more\x18\x03 \x01(\x08\"I\n\x1cUnblockConcurrencyKeyRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\"/\n\x1dUnblockConcurrencyKeyResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"#\n\x13PauseJobTypeRequest\x12\x0c\n\x04type\x18\x01 \x01(\t\"C\n\x14PauseJobTypeResponse\x12+\n\x08job_type\x18\x01 \x01(\x0b\x32\x19.millrace.jobs.v1.JobType\"$\n\x14ResumeJobTypeRequest\x12\x0c\n\x04type\x18\x01 \x01(\t\"D\n\x15ResumeJobTypeResponse\x12+\n\x08job_type\x18\x01 \x01(\x0b\x32\x19.millrace.jobs.v1.JobType\"[\n\x1aUpdateJobTypeLimitsRequest\x12\x0c\n\x04type\x18\x01 \x01(\t\x12/\n\x06limits\x18\x02 \x01(\x0b\x32\x1f.millrace.jobs.v1.JobTypeLimits\"J\n\x1bUpdateJobTypeLimitsResponse\x12+\n\x08job_type\x18\x01 \x01(\x0b\x32\x19.millrace.jobs.v1.JobType\"(\n\x16GetOrganisationRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\"O\n\x17GetOrganisationResponse\x12\x34\n\x0corganisation\x18\x01 \x01(\x0b\x32\x1e.millrace.jobs.v1.Organisation\"*\n\x18PauseOrganisationRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\"Q\n\x19PauseOrganisationResponse\x12\x34\n\x0corganisation\x18\x01 \x01(\x0b\x32\x1e.millrace.jobs.v1.Organisation\"+\n\x19ResumeOrganisationRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\"R\n\x1aResumeOrganisationResponse\x12\x34\n\x0corganisation\x18\x01 \x01(\x0b\x32\x1e.millrace.jobs.v1.Organisation\"g\n\x1fUpdateOrganisationLimitsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x34\n\x06limits\x18\x02 \x01(\x0b\x32$.millrace.jobs.v1.OrganisationLimits\"X\n UpdateOrganisationLimitsResponse\x12\x34\n\x0corganisation\x18\x01 \x01(\x0b\x32\x1e.millrace.jobs.v1.Organisation\"5\n\x15GetQueueHealthRequest\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\"\xb6\x01\n\x16GetQueueHealthResponse\x12,\n\x06\x64\x65pths\x18\x01 \x03(\x0b\x32\x1c.millrace.jobs.v1.QueueDepth\x12-\n\x06tables\x18\x02 \x03(\x0b\x32\x1d.millrace.jobs.v1.TableHealth\x12?\n\x12oldest_transaction\x18\x03 \x01(\x0b\x32#.millrace.jobs.v1.OldestTransaction2\xf4\x15\n\x0bJobsService\x12w\n\tCreateJob\x12\".millrace.jobs.v1.CreateJobRequest\x1a#.millrace.jobs.v1.CreateJobResponse\"!\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/orgs/{org_id}/jobs:\x01*\x12\x95\x01\n\x0f\x42\x61tchCreateJobs\x12(.millrace.jobs.v1.BatchCreateJobsRequest\x1a).millrace.jobs.v1.BatchCreateJobsResponse\"-\x82\xd3\xe4\x93\x02\'\"\"/v1/orgs/{org_id}/jobs:batchCreate:\x01*\x12t\n\x06GetJob\x12\x1f.millrace.jobs.v1.GetJobRequest\x1a .millrace.jobs.v1.GetJobResponse\"\'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/orgs/{org_id}/jobs/{job_id}\x12q\n\x08ListJobs\x12!.millrace.jobs.v1.ListJobsRequest\x1a\".millrace.jobs.v1.ListJobsResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/orgs/{org_id}/jobs\x12\x82\x01\n\x08WatchJob\x12!.millrace.jobs.v1.WatchJobRequest\x1a\".millrace.jobs.v1.WatchJobResponse\"-\x82\xd3\xe4\x93\x02\'\x12%/v1/orgs/{org_id}/jobs/{job_id}:watch0\x01\x12\x87\x01\n\tCancelJob\x12\".millrace.jobs.v1.CancelJobRequest\x1a#.millrace.jobs.v1.CancelJobResponse\"1\x82\xd3\xe4\x93\x02+\"&/v1/orgs/{org_id}/jobs/{job_id}:cancel:\x01*\x12\x83\x01\n\x08RetryJob\x12!.millrace.jobs.v1.RetryJobRequest\x1a\".millrace.jobs.v1.RetryJobResponse\"0\x82\xd3\xe4\x93\x02*\"%/v1/orgs/{org_id}/jobs/{job_id}:retry:\x01*\x12\x98\x01\n\x0fListJobAttempts\x12(.millrace.jobs.v1.ListJobAttemptsRequest\x1a).millrace.jobs.v1.ListJobAttemptsResponse\"0\x82\xd3\xe4\x93\x02*\x12(/v1/orgs/{org_id}/jobs/{job_id}/attempts\x12\x81\x01\n\nCancelJobs\x12#.millrace.jobs.v1.CancelJobsRequest\x1a$.millrace.jobs.v1.CancelJobsResponse\"(\x82\xd3\xe4\x93\x02\"\"\x1d/v1/orgs/{org_id}/jobs:cancel:\x01*\x12}\n\tRetryJobs\x12\".millrace.jobs.v1.RetryJobsRequest\x1a#.millrace.jobs.v1.RetryJobsResponse\"\'\x82\xd3\xe4\x93\x02!\"\x1c/v1/orgs/{org_id}/jobs:retry:\x01*\x12\xb2\x01\n\x15UnblockConcurrencyKey\x12..millrace.jobs.v1.UnblockConcurrencyKeyRequest\x1a/.millrace.jobs.v1.UnblockConcurrencyKeyResponse\"8\x82\xd3\xe4\x93\x02\x32\"-/v1/orgs/{org_id}/job-types/{type}:unblockKey:\x01*\x12t\n\x0cListJobTypes\x12%.millrace.jobs.v1.ListJobTypesRequest\x1a&.millrace.jobs.v1.ListJobTypesResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/job-types\x12\x84\x01\n\x0cPauseJobType\x12%.millrace.jobs.v1.PauseJobTypeRequest\x1a&.millrace.jobs.v1.PauseJobTypeResponse\"%\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/job-types/{type}:pause:\x01*\x12\x88\x01\n\rResumeJobType\x12&.millrace.jobs.v1.ResumeJobTypeRequest\x1a\'.millrace.jobs.v1.ResumeJobTypeResponse\"&\x82\xd3\xe4\x93\x02 \"\x1b/v1/job-types/{type}:resume:\x01*\x12\x9f\x01\n\x13UpdateJobTypeLimits\x12,.millrace.jobs.v1.UpdateJobTypeLimitsRequest\x1a-.millrace.jobs.v1.UpdateJobTypeLimitsResponse\"+\x82\xd3\xe4\x93\x02%2\x1b/v1/job-types/{type}/limits:\x06limits\x12\x81\x01\n\x0fGetOrganisation\x12(.millrace.jobs.v1.GetOrganisationRequest\x1a).millrace.jobs.v1.GetOrganisationResponse\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/orgs/{org_id}\x12\x90\x01\n\x11PauseOrganisation\x12*.millrace.jobs.v1.PauseOrganisationRequest\x1a+.millrace.jobs.v1.PauseOrganisationResponse\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/orgs/{org_id}:pause:\x01*\x12\x94\x01\n\x12ResumeOrganisation\x12+.millrace.jobs.v1.ResumeOrganisationRequest\x1a,.millrace.jobs.v1.ResumeOrganisationResponse\"#\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/orgs/{org_id}:resume:\x01*\x12\xab\x01\n\x18UpdateOrganisationLimits\x12\x31.millrace.jobs.v1.UpdateOrganisationLimitsRequest\x1a\x32.millrace.jobs.v1.UpdateOrganisationLimitsResponse\"(\x82\xd3\xe4\x93\x02\"2\x18/v1/orgs/{org_id}/limits:\x06limits\x12}\n\x0eGetQueueHealth\x12\'.millrace.jobs.v1.GetQueueHealthRequest\x1a(.millrace.jobs.v1.GetQueueHealthResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/queue-healthb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,42 +56,116 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSSERVICE'].methods_by_name['CancelJob']._serialized_options = b'\202\323\344\223\002+\"&/v1/orgs/{org_id}/jobs/{job_id}:cancel:\001*'
   _globals['_JOBSSERVICE'].methods_by_name['RetryJob']._loaded_options = None
   _globals['_JOBSSERVICE'].methods_by_name['RetryJob']._serialized_options = b'\202\323\344\223\002*\"%/v1/orgs/{org_id}/jobs/{job_id}:retry:\001*'
+  _globals['_JOBSSERVICE'].methods_by_name['ListJobAttempts']._loaded_options = None
+  _globals['_JOBSSERVICE'].methods_by_name['ListJobAttempts']._serialized_options = b'\202\323\344\223\002*\022(/v1/orgs/{org_id}/jobs/{job_id}/attempts'
+  _globals['_JOBSSERVICE'].methods_by_name['CancelJobs']._loaded_options = None
+  _globals['_JOBSSERVICE'].methods_by_name['CancelJobs']._serialized_options = b'\202\323\344\223\002\"\"\035/v1/orgs/{org_id}/jobs:cancel:\001*'
+  _globals['_JOBSSERVICE'].methods_by_name['RetryJobs']._loaded_options = None
+  _globals['_JOBSSERVICE'].methods_by_name['RetryJobs']._serialized_options = b'\202\323\344\223\002!\"\034/v1/orgs/{org_id}/jobs:retry:\001*'
+  _globals['_JOBSSERVICE'].methods_by_name['UnblockConcurrencyKey']._loaded_options = None
+  _globals['_JOBSSERVICE'].methods_by_name['UnblockConcurrencyKey']._serialized_options = b'\202\323\344\223\0022\"-/v1/orgs/{org_id}/job-types/{type}:unblockKey:\001*'
   _globals['_JOBSSERVICE'].methods_by_name['ListJobTypes']._loaded_options = None
   _globals['_JOBSSERVICE'].methods_by_name['ListJobTypes']._serialized_options = b'\202\323\344\223\002\017\022\r/v1/job-types'
-  _globals['_CREATEJOBREQUEST']._serialized_start=204
-  _globals['_CREATEJOBREQUEST']._serialized_end=515
-  _globals['_CREATEJOBRESPONSE']._serialized_start=517
-  _globals['_CREATEJOBRESPONSE']._serialized_end=572
-  _globals['_BATCHCREATEJOBSREQUEST']._serialized_start=574
-  _globals['_BATCHCREATEJOBSREQUEST']._serialized_end=668
-  _globals['_BATCHCREATEJOBSRESPONSE']._serialized_start=670
-  _globals['_BATCHCREATEJOBSRESPONSE']._serialized_end=753
-  _globals['_BATCHCREATEJOBSRESULT']._serialized_start=755
-  _globals['_BATCHCREATEJOBSRESULT']._serialized_end=854
-  _globals['_GETJOBREQUEST']._serialized_start=856
-  _globals['_GETJOBREQUEST']._serialized_end=903
-  _globals['_GETJOBRESPONSE']._serialized_start=905
-  _globals['_GETJOBRESPONSE']._serialized_end=957
-  _globals['_LISTJOBSREQUEST']._serialized_start=960
-  _globals['_LISTJOBSREQUEST']._serialized_end=1281
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1283
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1363
-  _globals['_WATCHJOBREQUEST']._serialized_start=1365
-  _globals['_WATCHJOBREQUEST']._serialized_end=1414
-  _globals['_WATCHJOBRESPONSE']._serialized_start=1416
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1470
-  _globals['_CANCELJOBREQUEST']._serialized_start=1472
-  _globals['_CANCELJOBREQUEST']._serialized_end=1522
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1524
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1579
-  _globals['_RETRYJOBREQUEST']._serialized_start=1581
-  _globals['_RETRYJOBREQUEST']._serialized_end=1630
-  _globals['_RETRYJOBRESPONSE']._serialized_start=1632
-  _globals['_RETRYJOBRESPONSE']._serialized_end=1686
-  _globals['_LISTJOBTYPESREQUEST']._serialized_start=1688
-  _globals['_LISTJOBTYPESREQUEST']._serialized_end=1748
-  _globals['_LISTJOBTYPESRESPONSE']._serialized_start=1750
-  _globals['_LISTJOBTYPESRESPONSE']._serialized_end=1843
-  _globals['_JOBSSERVICE']._serialized_start=1846
-  _globals['_JOBSSERVICE']._serialized_end=2888
+  _globals['_JOBSSERVICE'].methods_by_name['PauseJobType']._loaded_options = None
+  _globals['_JOBSSERVICE'].methods_by_name['PauseJobType']._serialized_options = b'\202\323\344\223\002\037\"\032/v1/job-types/{type}:pause:\001*'
+  _globals['_JOBSSERVICE'].methods_by_name['ResumeJobType']._loaded_options = None
+  _globals['_JOBSSERVICE'].methods_by_name['ResumeJobType']._serialized_options = b'\202\323\344\223\002 \"\033/v1/job-types/{type}:resume:\001*'
+  _globals['_JOBSSERVICE'].methods_by_name['UpdateJobTypeLimits']._loaded_options = None
+  _globals['_JOBSSERVICE'].methods_by_name['UpdateJobTypeLimits']._serialized_options = b'\202\323\344\223\002%2\033/v1/job-types/{type}/limits:\006limits'
+  _globals['_JOBSSERVICE'].methods_by_name['GetOrganisation']._loaded_options = None
+  _globals['_JOBSSERVICE'].methods_by_name['GetOrganisation']._serialized_options = b'\202\323\344\223\002\023\022\021/v1/orgs/{org_id}'
+  _globals['_JOBSSERVICE'].methods_by_name['PauseOrganisation']._loaded_options = None
+  _globals['_JOBSSERVICE'].methods_by_name['PauseOrganisation']._serialized_options = b'\202\323\344\223\002\034\"\027/v1/orgs/{org_id}:pause:\001*'
+  _globals['_JOBSSERVICE'].methods_by_name['ResumeOrganisation']._loaded_options = None
+  _globals['_JOBSSERVICE'].methods_by_name['ResumeOrganisation']._serialized_options = b'\202\323\344\223\002\035\"\030/v1/orgs/{org_id}:resume:\001*'
+  _globals['_JOBSSERVICE'].methods_by_name['UpdateOrganisationLimits']._loaded_options = None
+  _globals['_JOBSSERVICE'].methods_by_name['UpdateOrganisationLimits']._serialized_options = b'\202\323\344\223\002\"2\030/v1/orgs/{org_id}/limits:\006limits'
+  _globals['_JOBSSERVICE'].methods_by_name['GetQueueHealth']._loaded_options = None
+  _globals['_JOBSSERVICE'].methods_by_name['GetQueueHealth']._serialized_options = b'\202\323\344\223\002\022\022\020/v1/queue-health'
+  _globals['_CREATEJOBREQUEST']._serialized_start=415
+  _globals['_CREATEJOBREQUEST']._serialized_end=1058
+  _globals['_CREATEJOBRESPONSE']._serialized_start=1060
+  _globals['_CREATEJOBRESPONSE']._serialized_end=1158
+  _globals['_BATCHCREATEJOBSREQUEST']._serialized_start=1160
+  _globals['_BATCHCREATEJOBSREQUEST']._serialized_end=1275
+  _globals['_BATCHCREATEJOBSRESPONSE']._serialized_start=1277
+  _globals['_BATCHCREATEJOBSRESPONSE']._serialized_end=1360
+  _globals['_BATCHCREATEJOBSRESULT']._serialized_start=1363
+  _globals['_BATCHCREATEJOBSRESULT']._serialized_end=1516
+  _globals['_GETJOBREQUEST']._serialized_start=1518
+  _globals['_GETJOBREQUEST']._serialized_end=1565
+  _globals['_GETJOBRESPONSE']._serialized_start=1568
+  _globals['_GETJOBRESPONSE']._serialized_end=1734
+  _globals['_LISTJOBSREQUEST']._serialized_start=1737
+  _globals['_LISTJOBSREQUEST']._serialized_end=2058
+  _globals['_LISTJOBSRESPONSE']._serialized_start=2060
+  _globals['_LISTJOBSRESPONSE']._serialized_end=2140
+  _globals['_WATCHJOBREQUEST']._serialized_start=2142
+  _globals['_WATCHJOBREQUEST']._serialized_end=2191
+  _globals['_WATCHJOBRESPONSE']._serialized_start=2193
+  _globals['_WATCHJOBRESPONSE']._serialized_end=2247
+  _globals['_CANCELJOBREQUEST']._serialized_start=2249
+  _globals['_CANCELJOBREQUEST']._serialized_end=2299
+  _globals['_CANCELJOBRESPONSE']._serialized_start=2301
+  _globals['_CANCELJOBRESPONSE']._serialized_end=2356
+  _globals['_RETRYJOBREQUEST']._serialized_start=2358
+  _globals['_RETRYJOBREQUEST']._serialized_end=2407
+  _globals['_RETRYJOBRESPONSE']._serialized_start=2409
+  _globals['_RETRYJOBRESPONSE']._serialized_end=2463
+  _globals['_LISTJOBTYPESREQUEST']._serialized_start=2465
+  _globals['_LISTJOBTYPESREQUEST']._serialized_end=2525
+  _globals['_LISTJOBTYPESRESPONSE']._serialized_start=2527
+  _globals['_LISTJOBTYPESRESPONSE']._serialized_end=2620
+  _globals['_JOBFILTER']._serialized_start=2623
+  _globals['_JOBFILTER']._serialized_end=2904
+  _globals['_LISTJOBATTEMPTSREQUEST']._serialized_start=2906
+  _globals['_LISTJOBATTEMPTSREQUEST']._serialized_end=3001
+  _globals['_LISTJOBATTEMPTSRESPONSE']._serialized_start=3003
+  _globals['_LISTJOBATTEMPTSRESPONSE']._serialized_end=3101
+  _globals['_CANCELJOBSREQUEST']._serialized_start=3103
+  _globals['_CANCELJOBSREQUEST']._serialized_end=3206
+  _globals['_CANCELJOBSRESPONSE']._serialized_start=3208
+  _globals['_CANCELJOBSRESPONSE']._serialized_end=3281
+  _globals['_RETRYJOBSREQUEST']._serialized_start=3283
+  _globals['_RETRYJOBSREQUEST']._serialized_end=3385
+  _globals['_RETRYJOBSRESPONSE']._serialized_start=3387
+  _globals['_RETRYJOBSRESPONSE']._serialized_end=3456
+  _globals['_UNBLOCKCONCURRENCYKEYREQUEST']._serialized_start=3458
+  _globals['_UNBLOCKCONCURRENCYKEYREQUEST']._serialized_end=3531
+  _globals['_UNBLOCKCONCURRENCYKEYRESPONSE']._serialized_start=3533
+  _globals['_UNBLOCKCONCURRENCYKEYRESPONSE']._serialized_end=3580
+  _globals['_PAUSEJOBTYPEREQUEST']._serialized_start=3582
+  _globals['_PAUSEJOBTYPEREQUEST']._serialized_end=3617
+  _globals['_PAUSEJOBTYPERESPONSE']._serialized_start=3619
+  _globals['_PAUSEJOBTYPERESPONSE']._serialized_end=3686
+  _globals['_RESUMEJOBTYPEREQUEST']._serialized_start=3688
+  _globals['_RESUMEJOBTYPEREQUEST']._serialized_end=3724
+  _globals['_RESUMEJOBTYPERESPONSE']._serialized_start=3726
+  _globals['_RESUMEJOBTYPERESPONSE']._serialized_end=3794
+  _globals['_UPDATEJOBTYPELIMITSREQUEST']._serialized_start=3796
+  _globals['_UPDATEJOBTYPELIMITSREQUEST']._serialized_end=3887
+  _globals['_UPDATEJOBTYPELIMITSRESPONSE']._serialized_start=3889
+  _globals['_UPDATEJOBTYPELIMITSRESPONSE']._serialized_end=3963
+  _globals['_GETORGANISATIONREQUEST']._serialized_start=3965
+  _globals['_GETORGANISATIONREQUEST']._serialized_end=4005
+  _globals['_GETORGANISATIONRESPONSE']._serialized_start=4007
+  _globals['_GETORGANISATIONRESPONSE']._serialized_end=4086
+  _globals['_PAUSEORGANISATIONREQUEST']._serialized_start=4088
+  _globals['_PAUSEORGANISATIONREQUEST']._serialized_end=4130
+  _globals['_PAUSEORGANISATIONRESPONSE']._serialized_start=4132
+  _globals['_PAUSEORGANISATIONRESPONSE']._serialized_end=4213
+  _globals['_RESUMEORGANISATIONREQUEST']._serialized_start=4215
+  _globals['_RESUMEORGANISATIONREQUEST']._serialized_end=4258
+  _globals['_RESUMEORGANISATIONRESPONSE']._serialized_start=4260
+  _globals['_RESUMEORGANISATIONRESPONSE']._serialized_end=4342
+  _globals['_UPDATEORGANISATIONLIMITSREQUEST']._serialized_start=4344
+  _globals['_UPDATEORGANISATIONLIMITSREQUEST']._serialized_end=4447
+  _globals['_UPDATEORGANISATIONLIMITSRESPONSE']._serialized_start=4449
+  _globals['_UPDATEORGANISATIONLIMITSRESPONSE']._serialized_end=4537
+  _globals['_GETQUEUEHEALTHREQUEST']._serialized_start=4539
+  _globals['_GETQUEUEHEALTHREQUEST']._serialized_end=4592
+  _globals['_GETQUEUEHEALTHRESPONSE']._serialized_start=4595
+  _globals['_GETQUEUEHEALTHRESPONSE']._serialized_end=4777
+  _globals['_JOBSSERVICE']._serialized_start=4780
+  _globals['_JOBSSERVICE']._serialized_end=7584
 # @@protoc_insertion_point(module_scope)

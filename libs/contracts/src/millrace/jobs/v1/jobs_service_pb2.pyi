@@ -5,12 +5,18 @@ The Jobs service: hand work over, watch it, stop it, try it again."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
+from millrace.jobs.v1 import job_attempt_pb2 as _job_attempt_pb2
+from millrace.jobs.v1 import job_options_pb2 as _job_options_pb2
 from millrace.jobs.v1 import job_pb2 as _job_pb2
+from millrace.jobs.v1 import limits_pb2 as _limits_pb2
+from millrace.jobs.v1 import queue_health_pb2 as _queue_health_pb2
+from millrace.jobs.v1 import waiting_reason_pb2 as _waiting_reason_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -39,6 +45,14 @@ class CreateJobRequest(_message.Message):
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    RETRY_POLICY_FIELD_NUMBER: _builtins.int
+    UNIQUE_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    DEAD_LETTER_TYPE_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """Required. Letters, digits, "-", "_" and ".", at most 128 characters."""
     type: _builtins.str
@@ -57,6 +71,12 @@ class CreateJobRequest(_message.Message):
     """Who asks for the job, at most 256 characters; empty: the caller. Only a service may name another."""
     schedule_id: _builtins.str
     """The schedule on whose behalf the job is made; only the Scheduler sets it."""
+    dead_letter_type: _builtins.str
+    """When the job fails for good, a job of this type is made with the input
+    {"job_id", "type", "input", "metadata", "attempts", "error": {"code", "message"}}. Empty: as the type says.
+    """
+    validate_only: _builtins.bool
+    """Check everything, as if the job were created, and create nothing: the answer has no `job_id`."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
         """For people and for tools that speak JSON. Numbers are doubles."""
@@ -69,6 +89,26 @@ class CreateJobRequest(_message.Message):
     def run_at(self) -> _timestamp_pb2.Timestamp:
         """Not started before this time; unset: as soon as possible."""
 
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """Not started before so much time has passed, by the database's clock; 0 s to 10 years. Not together with `run_at`."""
+
+    @_builtins.property
+    def deadline(self) -> _timestamp_pb2.Timestamp:
+        """Not started after this time: it fails with DEADLINE_EXCEEDED then. Later than `run_at`; unset: no limit."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long one attempt may run, more than 0 s, up to 7 days; unset: as long as the type says."""
+
+    @_builtins.property
+    def retry_policy(self) -> _job_options_pb2.RetryPolicy:
+        """Unset: as the type says."""
+
+    @_builtins.property
+    def unique(self) -> _job_options_pb2.Uniqueness: ...
+    @_builtins.property
+    def concurrency(self) -> _job_options_pb2.Concurrency: ...
     def __init__(
         self,
         *,
@@ -83,10 +123,18 @@ class CreateJobRequest(_message.Message):
         max_attempts: _builtins.int = ...,
         created_by: _builtins.str = ...,
         schedule_id: _builtins.str = ...,
+        delay: _duration_pb2.Duration | None = ...,
+        deadline: _timestamp_pb2.Timestamp | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        retry_policy: _job_options_pb2.RetryPolicy | None = ...,
+        unique: _job_options_pb2.Uniqueness | None = ...,
+        concurrency: _job_options_pb2.Concurrency | None = ...,
+        dead_letter_type: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "input_json", b"input_json", "metadata", b"metadata", "payload", b"payload", "run_at", b"run_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "deadline", b"deadline", "delay", b"delay", "input", b"input", "input_json", b"input_json", "metadata", b"metadata", "payload", b"payload", "retry_policy", b"retry_policy", "run_at", b"run_at", "timeout", b"timeout", "unique", b"unique"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_by", b"created_by", "input", b"input", "input_json", b"input_json", "max_attempts", b"max_attempts", "metadata", b"metadata", "org_id", b"org_id", "payload", b"payload", "priority", b"priority", "request_id", b"request_id", "run_at", b"run_at", "schedule_id", b"schedule_id", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "created_by", b"created_by", "dead_letter_type", b"dead_letter_type", "deadline", b"deadline", "delay", b"delay", "input", b"input", "input_json", b"input_json", "max_attempts", b"max_attempts", "metadata", b"metadata", "org_id", b"org_id", "payload", b"payload", "priority", b"priority", "request_id", b"request_id", "retry_policy", b"retry_policy", "run_at", b"run_at", "schedule_id", b"schedule_id", "timeout", b"timeout", "type", b"type", "unique", b"unique", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["input", "input_json"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
@@ -99,16 +147,24 @@ class CreateJobResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
+    ALREADY_EXISTED_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
+    already_existed: _builtins.bool
+    """The job existed before this call: its request id was the same, or its unique key with RETURN_EXISTING."""
+    replaced: _builtins.bool
+    """The job existed before this call, and has been given what this call asked for."""
     @_builtins.property
     def job(self) -> _job_pb2.Job: ...
     def __init__(
         self,
         *,
         job: _job_pb2.Job | None = ...,
+        already_existed: _builtins.bool = ...,
+        replaced: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already_existed", b"already_existed", "job", b"job", "replaced", b"replaced"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -120,8 +176,11 @@ class BatchCreateJobsRequest(_message.Message):
 
     ORG_ID_FIELD_NUMBER: _builtins.int
     REQUESTS_FIELD_NUMBER: _builtins.int
+    RETURN_JOBS_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """Required. The organisation of every job."""
+    return_jobs: _builtins.bool
+    """Answer with each job as CreateJob would, and not only with its id."""
     @_builtins.property
     def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___CreateJobRequest]:
         """The jobs, 1 to 10,000. Their `org_id` is empty or the same as above."""
@@ -131,10 +190,11 @@ class BatchCreateJobsRequest(_message.Message):
         *,
         org_id: _builtins.str = ...,
         requests: _abc.Iterable[Global___CreateJobRequest] | None = ...,
+        return_jobs: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "requests", b"requests", "return_jobs", b"return_jobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -171,13 +231,25 @@ class BatchCreateJobsResult(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     ALREADY_EXISTED_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job that was created, or that exists for this `request_id`; empty when `error` is set."""
     already_existed: _builtins.bool
     """The job existed before this call."""
+    replaced: _builtins.bool
+    """The job existed before this call, and has been given what the item asked for."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why the item was refused, as CreateJob would have said; unset when it was not."""
+        """Why the item was refused, as CreateJob would have said; unset when it was not. Of thousands of
+        long errors the last ones are shortened to their code, reason and the beginning of their message.
+        """
+
+    @_builtins.property
+    def job(self) -> _job_pb2.Job:
+        """The job, when `return_jobs` asked for it. Left out, for GetJob to read, when the answer would
+        grow beyond 4 MiB with it.
+        """
 
     def __init__(
         self,
@@ -185,10 +257,12 @@ class BatchCreateJobsResult(_message.Message):
         job_id: _builtins.str = ...,
         already_existed: _builtins.bool = ...,
         error: _status_pb2.Status | None = ...,
+        job: _job_pb2.Job | None = ...,
+        replaced: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "job", b"job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["already_existed", b"already_existed", "error", b"error", "job_id", b"job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["already_existed", b"already_existed", "error", b"error", "job", b"job", "job_id", b"job_id", "replaced", b"replaced"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -223,16 +297,28 @@ class GetJobResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_FIELD_NUMBER: _builtins.int
+    ATTEMPT_COUNTS_FIELD_NUMBER: _builtins.int
+    WAITING_REASON_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> _job_pb2.Job: ...
+    @_builtins.property
+    def attempt_counts(self) -> _job_attempt_pb2.AttemptCounts:
+        """How its attempts ended that did not complete it."""
+
+    @_builtins.property
+    def waiting_reason(self) -> _waiting_reason_pb2.WaitingReason:
+        """Why it does not run; set while it is PENDING."""
+
     def __init__(
         self,
         *,
         job: _job_pb2.Job | None = ...,
+        attempt_counts: _job_attempt_pb2.AttemptCounts | None = ...,
+        waiting_reason: _waiting_reason_pb2.WaitingReason | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_counts", b"attempt_counts", "job", b"job", "waiting_reason", b"waiting_reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_counts", b"attempt_counts", "job", b"job", "waiting_reason", b"waiting_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -505,3 +591,626 @@ class ListJobTypesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListJobTypesResponse: _TypeAlias = ListJobTypesResponse  # noqa: Y015
+
+@_typing.final
+class JobFilter(_message.Message):
+    """Which jobs: all that is given must match."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUSES_FIELD_NUMBER: _builtins.int
+    TYPES_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    CREATED_AFTER_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    ERROR_CODES_FIELD_NUMBER: _builtins.int
+    created_by: _builtins.str
+    schedule_id: _builtins.str
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.JobStatus.ValueType]:
+        """Any of these; empty: all that the method is for."""
+
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Any of these; empty: all."""
+
+    @_builtins.property
+    def created_after(self) -> _timestamp_pb2.Timestamp:
+        """Created at or after this time."""
+
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp:
+        """Created before this time."""
+
+    @_builtins.property
+    def metadata(self) -> _struct_pb2.Struct:
+        """The job's metadata contains these keys with these values."""
+
+    @_builtins.property
+    def error_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Any of these error codes; empty: all."""
+
+    def __init__(
+        self,
+        *,
+        statuses: _abc.Iterable[_job_pb2.JobStatus.ValueType] | None = ...,
+        types: _abc.Iterable[_builtins.str] | None = ...,
+        created_by: _builtins.str = ...,
+        created_after: _timestamp_pb2.Timestamp | None = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
+        schedule_id: _builtins.str = ...,
+        metadata: _struct_pb2.Struct | None = ...,
+        error_codes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "metadata", b"metadata"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "created_by", b"created_by", "error_codes", b"error_codes", "metadata", b"metadata", "schedule_id", b"schedule_id", "statuses", b"statuses", "types", b"types"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobFilter: _TypeAlias = JobFilter  # noqa: Y015
+
+@_typing.final
+class ListJobAttemptsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """Required."""
+    job_id: _builtins.str
+    """Required."""
+    page_size: _builtins.int
+    """At most this many attempts, up to 1,000; 0: 50."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        job_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "org_id", b"org_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobAttemptsRequest: _TypeAlias = ListJobAttemptsRequest  # noqa: Y015
+
+@_typing.final
+class ListJobAttemptsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[_job_attempt_pb2.JobAttempt]: ...
+    def __init__(
+        self,
+        *,
+        attempts: _abc.Iterable[_job_attempt_pb2.JobAttempt] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobAttemptsResponse: _TypeAlias = ListJobAttemptsResponse  # noqa: Y015
+
+@_typing.final
+class CancelJobsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """Required. "-" means all organisations and is for operators only."""
+    validate_only: _builtins.bool
+    """Count the jobs that match, and change nothing."""
+    @_builtins.property
+    def filter(self) -> Global___JobFilter:
+        """Required, and may be empty: then it is all jobs that are not finished."""
+
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        filter: Global___JobFilter | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "org_id", b"org_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelJobsRequest: _TypeAlias = CancelJobsRequest  # noqa: Y015
+
+@_typing.final
+class CancelJobsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    CANCELLING_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    cancelled: _builtins.int
+    """Jobs that were waiting and are CANCELLED now."""
+    cancelling: _builtins.int
+    """Jobs that run and are CANCELLING now."""
+    more: _builtins.bool
+    """There may be others that match."""
+    def __init__(
+        self,
+        *,
+        cancelled: _builtins.int = ...,
+        cancelling: _builtins.int = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "cancelling", b"cancelling", "more", b"more"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelJobsResponse: _TypeAlias = CancelJobsResponse  # noqa: Y015
+
+@_typing.final
+class RetryJobsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """Required. "-" means all organisations and is for operators only."""
+    validate_only: _builtins.bool
+    """Count the jobs that match, and change nothing."""
+    @_builtins.property
+    def filter(self) -> Global___JobFilter:
+        """Required, and may be empty: then it is all FAILED jobs; CANCELLED ones have to be asked for."""
+
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        filter: Global___JobFilter | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "org_id", b"org_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryJobsRequest: _TypeAlias = RetryJobsRequest  # noqa: Y015
+
+@_typing.final
+class RetryJobsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RETRIED_FIELD_NUMBER: _builtins.int
+    CONFLICTS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    retried: _builtins.int
+    conflicts: _builtins.int
+    """Jobs that stay as they are because another one has their unique key."""
+    more: _builtins.bool
+    """There may be others that match."""
+    def __init__(
+        self,
+        *,
+        retried: _builtins.int = ...,
+        conflicts: _builtins.int = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicts", b"conflicts", "more", b"more", "retried", b"retried"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryJobsResponse: _TypeAlias = RetryJobsResponse  # noqa: Y015
+
+@_typing.final
+class UnblockConcurrencyKeyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """Required."""
+    type: _builtins.str
+    """Required. The job type."""
+    key: _builtins.str
+    """Required."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        type: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "org_id", b"org_id", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnblockConcurrencyKeyRequest: _TypeAlias = UnblockConcurrencyKeyRequest  # noqa: Y015
+
+@_typing.final
+class UnblockConcurrencyKeyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The failed job that blocked the key; empty when none did."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnblockConcurrencyKeyResponse: _TypeAlias = UnblockConcurrencyKeyResponse  # noqa: Y015
+
+@_typing.final
+class PauseJobTypeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """Required."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseJobTypeRequest: _TypeAlias = PauseJobTypeRequest  # noqa: Y015
+
+@_typing.final
+class PauseJobTypeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_TYPE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job_type(self) -> _job_pb2.JobType: ...
+    def __init__(
+        self,
+        *,
+        job_type: _job_pb2.JobType | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job_type", b"job_type"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_type", b"job_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseJobTypeResponse: _TypeAlias = PauseJobTypeResponse  # noqa: Y015
+
+@_typing.final
+class ResumeJobTypeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """Required."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeJobTypeRequest: _TypeAlias = ResumeJobTypeRequest  # noqa: Y015
+
+@_typing.final
+class ResumeJobTypeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_TYPE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job_type(self) -> _job_pb2.JobType: ...
+    def __init__(
+        self,
+        *,
+        job_type: _job_pb2.JobType | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job_type", b"job_type"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_type", b"job_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeJobTypeResponse: _TypeAlias = ResumeJobTypeResponse  # noqa: Y015
+
+@_typing.final
+class UpdateJobTypeLimitsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """Required."""
+    @_builtins.property
+    def limits(self) -> _limits_pb2.JobTypeLimits: ...
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        limits: _limits_pb2.JobTypeLimits | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateJobTypeLimitsRequest: _TypeAlias = UpdateJobTypeLimitsRequest  # noqa: Y015
+
+@_typing.final
+class UpdateJobTypeLimitsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_TYPE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job_type(self) -> _job_pb2.JobType: ...
+    def __init__(
+        self,
+        *,
+        job_type: _job_pb2.JobType | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job_type", b"job_type"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_type", b"job_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateJobTypeLimitsResponse: _TypeAlias = UpdateJobTypeLimitsResponse  # noqa: Y015
+
+@_typing.final
+class GetOrganisationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """Required."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOrganisationRequest: _TypeAlias = GetOrganisationRequest  # noqa: Y015
+
+@_typing.final
+class GetOrganisationResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANISATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def organisation(self) -> _limits_pb2.Organisation: ...
+    def __init__(
+        self,
+        *,
+        organisation: _limits_pb2.Organisation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["organisation", b"organisation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organisation", b"organisation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOrganisationResponse: _TypeAlias = GetOrganisationResponse  # noqa: Y015
+
+@_typing.final
+class PauseOrganisationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """Required."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseOrganisationRequest: _TypeAlias = PauseOrganisationRequest  # noqa: Y015
+
+@_typing.final
+class PauseOrganisationResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANISATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def organisation(self) -> _limits_pb2.Organisation: ...
+    def __init__(
+        self,
+        *,
+        organisation: _limits_pb2.Organisation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["organisation", b"organisation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organisation", b"organisation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseOrganisationResponse: _TypeAlias = PauseOrganisationResponse  # noqa: Y015
+
+@_typing.final
+class ResumeOrganisationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """Required."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeOrganisationRequest: _TypeAlias = ResumeOrganisationRequest  # noqa: Y015
+
+@_typing.final
+class ResumeOrganisationResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANISATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def organisation(self) -> _limits_pb2.Organisation: ...
+    def __init__(
+        self,
+        *,
+        organisation: _limits_pb2.Organisation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["organisation", b"organisation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organisation", b"organisation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeOrganisationResponse: _TypeAlias = ResumeOrganisationResponse  # noqa: Y015
+
+@_typing.final
+class UpdateOrganisationLimitsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def limits(self) -> _limits_pb2.OrganisationLimits: ...
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        limits: _limits_pb2.OrganisationLimits | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "org_id", b"org_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateOrganisationLimitsRequest: _TypeAlias = UpdateOrganisationLimitsRequest  # noqa: Y015
+
+@_typing.final
+class UpdateOrganisationLimitsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANISATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def organisation(self) -> _limits_pb2.Organisation: ...
+    def __init__(
+        self,
+        *,
+        organisation: _limits_pb2.Organisation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["organisation", b"organisation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organisation", b"organisation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateOrganisationLimitsResponse: _TypeAlias = UpdateOrganisationLimitsResponse  # noqa: Y015
+
+@_typing.final
+class GetQueueHealthRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """Only the jobs of this type; empty: of all."""
+    org_id: _builtins.str
+    """Only the jobs of this organisation; empty: of all."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        org_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQueueHealthRequest: _TypeAlias = GetQueueHealthRequest  # noqa: Y015
+
+@_typing.final
+class GetQueueHealthResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPTHS_FIELD_NUMBER: _builtins.int
+    TABLES_FIELD_NUMBER: _builtins.int
+    OLDEST_TRANSACTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def depths(self) -> _containers.RepeatedCompositeFieldContainer[_queue_health_pb2.QueueDepth]:
+        """By type and organisation, the deepest first, at most 1,000."""
+
+    @_builtins.property
+    def tables(self) -> _containers.RepeatedCompositeFieldContainer[_queue_health_pb2.TableHealth]: ...
+    @_builtins.property
+    def oldest_transaction(self) -> _queue_health_pb2.OldestTransaction:
+        """Unset when nothing holds anything back."""
+
+    def __init__(
+        self,
+        *,
+        depths: _abc.Iterable[_queue_health_pb2.QueueDepth] | None = ...,
+        tables: _abc.Iterable[_queue_health_pb2.TableHealth] | None = ...,
+        oldest_transaction: _queue_health_pb2.OldestTransaction | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_transaction", b"oldest_transaction"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depths", b"depths", "oldest_transaction", b"oldest_transaction", "tables", b"tables"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQueueHealthResponse: _TypeAlias = GetQueueHealthResponse  # noqa: Y015

@@ -74,10 +74,70 @@ class JobsServiceStub:
                 request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.RetryJobRequest.SerializeToString,
                 response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.RetryJobResponse.FromString,
                 _registered_method=True)
+        self.ListJobAttempts = channel.unary_unary(
+                '/millrace.jobs.v1.JobsService/ListJobAttempts',
+                request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobAttemptsRequest.SerializeToString,
+                response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobAttemptsResponse.FromString,
+                _registered_method=True)
+        self.CancelJobs = channel.unary_unary(
+                '/millrace.jobs.v1.JobsService/CancelJobs',
+                request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobsRequest.SerializeToString,
+                response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobsResponse.FromString,
+                _registered_method=True)
+        self.RetryJobs = channel.unary_unary(
+                '/millrace.jobs.v1.JobsService/RetryJobs',
+                request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.RetryJobsRequest.SerializeToString,
+                response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.RetryJobsResponse.FromString,
+                _registered_method=True)
+        self.UnblockConcurrencyKey = channel.unary_unary(
+                '/millrace.jobs.v1.JobsService/UnblockConcurrencyKey',
+                request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UnblockConcurrencyKeyRequest.SerializeToString,
+                response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UnblockConcurrencyKeyResponse.FromString,
+                _registered_method=True)
         self.ListJobTypes = channel.unary_unary(
                 '/millrace.jobs.v1.JobsService/ListJobTypes',
                 request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobTypesRequest.SerializeToString,
                 response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobTypesResponse.FromString,
+                _registered_method=True)
+        self.PauseJobType = channel.unary_unary(
+                '/millrace.jobs.v1.JobsService/PauseJobType',
+                request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.PauseJobTypeRequest.SerializeToString,
+                response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.PauseJobTypeResponse.FromString,
+                _registered_method=True)
+        self.ResumeJobType = channel.unary_unary(
+                '/millrace.jobs.v1.JobsService/ResumeJobType',
+                request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ResumeJobTypeRequest.SerializeToString,
+                response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ResumeJobTypeResponse.FromString,
+                _registered_method=True)
+        self.UpdateJobTypeLimits = channel.unary_unary(
+                '/millrace.jobs.v1.JobsService/UpdateJobTypeLimits',
+                request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UpdateJobTypeLimitsRequest.SerializeToString,
+                response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UpdateJobTypeLimitsResponse.FromString,
+                _registered_method=True)
+        self.GetOrganisation = channel.unary_unary(
+                '/millrace.jobs.v1.JobsService/GetOrganisation',
+                request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetOrganisationRequest.SerializeToString,
+                response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetOrganisationResponse.FromString,
+                _registered_method=True)
+        self.PauseOrganisation = channel.unary_unary(
+                '/millrace.jobs.v1.JobsService/PauseOrganisation',
+                request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.PauseOrganisationRequest.SerializeToString,
+                response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.PauseOrganisationResponse.FromString,
+                _registered_method=True)
+        self.ResumeOrganisation = channel.unary_unary(
+                '/millrace.jobs.v1.JobsService/ResumeOrganisation',
+                request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ResumeOrganisationRequest.SerializeToString,
+                response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ResumeOrganisationResponse.FromString,
+                _registered_method=True)
+        self.UpdateOrganisationLimits = channel.unary_unary(
+                '/millrace.jobs.v1.JobsService/UpdateOrganisationLimits',
+                request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UpdateOrganisationLimitsRequest.SerializeToString,
+                response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UpdateOrganisationLimitsResponse.FromString,
+                _registered_method=True)
+        self.GetQueueHealth = channel.unary_unary(
+                '/millrace.jobs.v1.JobsService/GetQueueHealth',
+                request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetQueueHealthRequest.SerializeToString,
+                response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetQueueHealthResponse.FromString,
                 _registered_method=True)
 
 
@@ -94,8 +154,8 @@ class JobsServiceServicer:
         is never lost.
 
         May be retried when `request_id` is set: a repeated call returns the job of the first one.
-        ALREADY_EXISTS when the same `request_id` was used for another type or input; INVALID_ARGUMENT
-        when nobody ever published `type`, or the input does not match its schema.
+        ALREADY_EXISTS when the same `request_id` was used for another type or input, or the unique key is taken;
+        INVALID_ARGUMENT when nobody ever published `type`, or the input does not match its schema.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,7 +163,7 @@ class JobsServiceServicer:
 
     def BatchCreateJobs(self, request, context):
         """Creates up to 10,000 jobs in one transaction. Each item succeeds or fails by itself, and has its
-        result at its own place in the answer.
+        result at its own place in the answer, which never exceeds 4 MiB.
 
         May be retried when every item has a `request_id`.
         """
@@ -151,7 +211,42 @@ class JobsServiceServicer:
         """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives.
 
         Not safe to retry blindly: a second call may find the job PENDING (FAILED_PRECONDITION) or
-        failed once more. FAILED_PRECONDITION when the job is neither FAILED nor CANCELLED.
+        failed once more. FAILED_PRECONDITION when the job is neither FAILED nor CANCELLED;
+        ALREADY_EXISTS when another job has its unique key meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobAttempts(self, request, context):
+        """Lists the attempts of a job, the latest first. May be retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelJobs(self, request, context):
+        """Cancels the jobs that match, as CancelJob does, those that are finished left as they are. Works through at most
+        10,000 of them, the oldest first, a thousand at a time; `more` says that there are others.
+
+        May be retried: what was cancelled does not match again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryJobs(self, request, context):
+        """Retries the FAILED and CANCELLED jobs that match, as RetryJob does. Works through at most 10,000 of them, the
+        oldest first, a thousand at a time; `more` says that there are others.
+
+        Not safe to retry blindly: what failed once more meanwhile matches again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnblockConcurrencyKey(self, request, context):
+        """Lets the jobs of a concurrency key go on that a failed job blocks. May be retried.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -159,6 +254,67 @@ class JobsServiceServicer:
 
     def ListJobTypes(self, request, context):
         """Lists the job types that workers have published, by name. May be retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseJobType(self, request, context):
+        """Starts no more jobs of a type, on any worker, within 2 seconds; those that run go on. For operators. May be
+        retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJobType(self, request, context):
+        """Starts jobs of a type again. For operators. May be retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateJobTypeLimits(self, request, context):
+        """Sets limits of a type that hold instead of those that its handler gives, over all workers, within 2 seconds. Those
+        that are unset are as the handler says. For operators. May be retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOrganisation(self, request, context):
+        """Returns how the queue sees an organisation; one that nobody ever set anything for has the ordinary values. For
+        operators. May be retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseOrganisation(self, request, context):
+        """Starts no more jobs of an organisation, of any type, within 2 seconds; those that run go on. For operators. May be
+        retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeOrganisation(self, request, context):
+        """Starts jobs of an organisation again. For operators. May be retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateOrganisationLimits(self, request, context):
+        """Sets the share and the limits of an organisation, all of them, over all workers, within 2 seconds. For operators.
+        May be retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetQueueHealth(self, request, context):
+        """Returns how the queue is: its depth, its rates, and what may slow it down. For operators. May be retried.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -202,10 +358,70 @@ def add_JobsServiceServicer_to_server(servicer, server):
                     request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.RetryJobRequest.FromString,
                     response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.RetryJobResponse.SerializeToString,
             ),
+            'ListJobAttempts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobAttempts,
+                    request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobAttemptsRequest.FromString,
+                    response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobAttemptsResponse.SerializeToString,
+            ),
+            'CancelJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelJobs,
+                    request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobsRequest.FromString,
+                    response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobsResponse.SerializeToString,
+            ),
+            'RetryJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryJobs,
+                    request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.RetryJobsRequest.FromString,
+                    response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.RetryJobsResponse.SerializeToString,
+            ),
+            'UnblockConcurrencyKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnblockConcurrencyKey,
+                    request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UnblockConcurrencyKeyRequest.FromString,
+                    response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UnblockConcurrencyKeyResponse.SerializeToString,
+            ),
             'ListJobTypes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListJobTypes,
                     request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobTypesRequest.FromString,
                     response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobTypesResponse.SerializeToString,
+            ),
+            'PauseJobType': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJobType,
+                    request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.PauseJobTypeRequest.FromString,
+                    response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.PauseJobTypeResponse.SerializeToString,
+            ),
+            'ResumeJobType': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJobType,
+                    request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ResumeJobTypeRequest.FromString,
+                    response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ResumeJobTypeResponse.SerializeToString,
+            ),
+            'UpdateJobTypeLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateJobTypeLimits,
+                    request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UpdateJobTypeLimitsRequest.FromString,
+                    response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UpdateJobTypeLimitsResponse.SerializeToString,
+            ),
+            'GetOrganisation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOrganisation,
+                    request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetOrganisationRequest.FromString,
+                    response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetOrganisationResponse.SerializeToString,
+            ),
+            'PauseOrganisation': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseOrganisation,
+                    request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.PauseOrganisationRequest.FromString,
+                    response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.PauseOrganisationResponse.SerializeToString,
+            ),
+            'ResumeOrganisation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeOrganisation,
+                    request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ResumeOrganisationRequest.FromString,
+                    response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ResumeOrganisationResponse.SerializeToString,
+            ),
+            'UpdateOrganisationLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateOrganisationLimits,
+                    request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UpdateOrganisationLimitsRequest.FromString,
+                    response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UpdateOrganisationLimitsResponse.SerializeToString,
+            ),
+            'GetQueueHealth': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQueueHealth,
+                    request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetQueueHealthRequest.FromString,
+                    response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetQueueHealthResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -413,6 +629,114 @@ class JobsService:
             _registered_method=True)
 
     @staticmethod
+    def ListJobAttempts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.jobs.v1.JobsService/ListJobAttempts',
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobAttemptsRequest.SerializeToString,
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobAttemptsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.jobs.v1.JobsService/CancelJobs',
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobsRequest.SerializeToString,
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.CancelJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.jobs.v1.JobsService/RetryJobs',
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.RetryJobsRequest.SerializeToString,
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.RetryJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnblockConcurrencyKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.jobs.v1.JobsService/UnblockConcurrencyKey',
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UnblockConcurrencyKeyRequest.SerializeToString,
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UnblockConcurrencyKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListJobTypes(request,
             target,
             options=(),
@@ -429,6 +753,222 @@ class JobsService:
             '/millrace.jobs.v1.JobsService/ListJobTypes',
             millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobTypesRequest.SerializeToString,
             millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobTypesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseJobType(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.jobs.v1.JobsService/PauseJobType',
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.PauseJobTypeRequest.SerializeToString,
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.PauseJobTypeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJobType(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.jobs.v1.JobsService/ResumeJobType',
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ResumeJobTypeRequest.SerializeToString,
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ResumeJobTypeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateJobTypeLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.jobs.v1.JobsService/UpdateJobTypeLimits',
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UpdateJobTypeLimitsRequest.SerializeToString,
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UpdateJobTypeLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOrganisation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.jobs.v1.JobsService/GetOrganisation',
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetOrganisationRequest.SerializeToString,
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetOrganisationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseOrganisation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.jobs.v1.JobsService/PauseOrganisation',
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.PauseOrganisationRequest.SerializeToString,
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.PauseOrganisationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeOrganisation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.jobs.v1.JobsService/ResumeOrganisation',
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ResumeOrganisationRequest.SerializeToString,
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ResumeOrganisationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateOrganisationLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.jobs.v1.JobsService/UpdateOrganisationLimits',
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UpdateOrganisationLimitsRequest.SerializeToString,
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.UpdateOrganisationLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQueueHealth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.jobs.v1.JobsService/GetQueueHealth',
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetQueueHealthRequest.SerializeToString,
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetQueueHealthResponse.FromString,
             options,
             channel_credentials,
             insecure,

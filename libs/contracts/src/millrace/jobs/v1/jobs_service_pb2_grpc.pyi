@@ -43,12 +43,12 @@ class JobsServiceStub:
     is never lost.
 
     May be retried when `request_id` is set: a repeated call returns the job of the first one.
-    ALREADY_EXISTS when the same `request_id` was used for another type or input; INVALID_ARGUMENT
-    when nobody ever published `type`, or the input does not match its schema.
+    ALREADY_EXISTS when the same `request_id` was used for another type or input, or the unique key is taken;
+    INVALID_ARGUMENT when nobody ever published `type`, or the input does not match its schema.
     """
     BatchCreateJobs: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.BatchCreateJobsRequest, _jobs_service_pb2.BatchCreateJobsResponse]
     """Creates up to 10,000 jobs in one transaction. Each item succeeds or fails by itself, and has its
-    result at its own place in the answer.
+    result at its own place in the answer, which never exceeds 4 MiB.
 
     May be retried when every item has a `request_id`.
     """
@@ -75,10 +75,53 @@ class JobsServiceStub:
     """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives.
 
     Not safe to retry blindly: a second call may find the job PENDING (FAILED_PRECONDITION) or
-    failed once more. FAILED_PRECONDITION when the job is neither FAILED nor CANCELLED.
+    failed once more. FAILED_PRECONDITION when the job is neither FAILED nor CANCELLED;
+    ALREADY_EXISTS when another job has its unique key meanwhile.
     """
+    ListJobAttempts: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.ListJobAttemptsRequest, _jobs_service_pb2.ListJobAttemptsResponse]
+    """Lists the attempts of a job, the latest first. May be retried."""
+    CancelJobs: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.CancelJobsRequest, _jobs_service_pb2.CancelJobsResponse]
+    """Cancels the jobs that match, as CancelJob does, those that are finished left as they are. Works through at most
+    10,000 of them, the oldest first, a thousand at a time; `more` says that there are others.
+
+    May be retried: what was cancelled does not match again.
+    """
+    RetryJobs: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.RetryJobsRequest, _jobs_service_pb2.RetryJobsResponse]
+    """Retries the FAILED and CANCELLED jobs that match, as RetryJob does. Works through at most 10,000 of them, the
+    oldest first, a thousand at a time; `more` says that there are others.
+
+    Not safe to retry blindly: what failed once more meanwhile matches again.
+    """
+    UnblockConcurrencyKey: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.UnblockConcurrencyKeyRequest, _jobs_service_pb2.UnblockConcurrencyKeyResponse]
+    """Lets the jobs of a concurrency key go on that a failed job blocks. May be retried."""
     ListJobTypes: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.ListJobTypesRequest, _jobs_service_pb2.ListJobTypesResponse]
     """Lists the job types that workers have published, by name. May be retried."""
+    PauseJobType: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.PauseJobTypeRequest, _jobs_service_pb2.PauseJobTypeResponse]
+    """Starts no more jobs of a type, on any worker, within 2 seconds; those that run go on. For operators. May be
+    retried.
+    """
+    ResumeJobType: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.ResumeJobTypeRequest, _jobs_service_pb2.ResumeJobTypeResponse]
+    """Starts jobs of a type again. For operators. May be retried."""
+    UpdateJobTypeLimits: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.UpdateJobTypeLimitsRequest, _jobs_service_pb2.UpdateJobTypeLimitsResponse]
+    """Sets limits of a type that hold instead of those that its handler gives, over all workers, within 2 seconds. Those
+    that are unset are as the handler says. For operators. May be retried.
+    """
+    GetOrganisation: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.GetOrganisationRequest, _jobs_service_pb2.GetOrganisationResponse]
+    """Returns how the queue sees an organisation; one that nobody ever set anything for has the ordinary values. For
+    operators. May be retried.
+    """
+    PauseOrganisation: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.PauseOrganisationRequest, _jobs_service_pb2.PauseOrganisationResponse]
+    """Starts no more jobs of an organisation, of any type, within 2 seconds; those that run go on. For operators. May be
+    retried.
+    """
+    ResumeOrganisation: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.ResumeOrganisationRequest, _jobs_service_pb2.ResumeOrganisationResponse]
+    """Starts jobs of an organisation again. For operators. May be retried."""
+    UpdateOrganisationLimits: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.UpdateOrganisationLimitsRequest, _jobs_service_pb2.UpdateOrganisationLimitsResponse]
+    """Sets the share and the limits of an organisation, all of them, over all workers, within 2 seconds. For operators.
+    May be retried.
+    """
+    GetQueueHealth: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.GetQueueHealthRequest, _jobs_service_pb2.GetQueueHealthResponse]
+    """Returns how the queue is: its depth, its rates, and what may slow it down. For operators. May be retried."""
 
 @_typing.type_check_only
 class JobsServiceAsyncStub(JobsServiceStub):
@@ -95,12 +138,12 @@ class JobsServiceAsyncStub(JobsServiceStub):
     is never lost.
 
     May be retried when `request_id` is set: a repeated call returns the job of the first one.
-    ALREADY_EXISTS when the same `request_id` was used for another type or input; INVALID_ARGUMENT
-    when nobody ever published `type`, or the input does not match its schema.
+    ALREADY_EXISTS when the same `request_id` was used for another type or input, or the unique key is taken;
+    INVALID_ARGUMENT when nobody ever published `type`, or the input does not match its schema.
     """
     BatchCreateJobs: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.BatchCreateJobsRequest, _jobs_service_pb2.BatchCreateJobsResponse]  # type: ignore[assignment]
     """Creates up to 10,000 jobs in one transaction. Each item succeeds or fails by itself, and has its
-    result at its own place in the answer.
+    result at its own place in the answer, which never exceeds 4 MiB.
 
     May be retried when every item has a `request_id`.
     """
@@ -127,10 +170,53 @@ class JobsServiceAsyncStub(JobsServiceStub):
     """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives.
 
     Not safe to retry blindly: a second call may find the job PENDING (FAILED_PRECONDITION) or
-    failed once more. FAILED_PRECONDITION when the job is neither FAILED nor CANCELLED.
+    failed once more. FAILED_PRECONDITION when the job is neither FAILED nor CANCELLED;
+    ALREADY_EXISTS when another job has its unique key meanwhile.
     """
+    ListJobAttempts: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.ListJobAttemptsRequest, _jobs_service_pb2.ListJobAttemptsResponse]  # type: ignore[assignment]
+    """Lists the attempts of a job, the latest first. May be retried."""
+    CancelJobs: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.CancelJobsRequest, _jobs_service_pb2.CancelJobsResponse]  # type: ignore[assignment]
+    """Cancels the jobs that match, as CancelJob does, those that are finished left as they are. Works through at most
+    10,000 of them, the oldest first, a thousand at a time; `more` says that there are others.
+
+    May be retried: what was cancelled does not match again.
+    """
+    RetryJobs: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.RetryJobsRequest, _jobs_service_pb2.RetryJobsResponse]  # type: ignore[assignment]
+    """Retries the FAILED and CANCELLED jobs that match, as RetryJob does. Works through at most 10,000 of them, the
+    oldest first, a thousand at a time; `more` says that there are others.
+
+    Not safe to retry blindly: what failed once more meanwhile matches again.
+    """
+    UnblockConcurrencyKey: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.UnblockConcurrencyKeyRequest, _jobs_service_pb2.UnblockConcurrencyKeyResponse]  # type: ignore[assignment]
+    """Lets the jobs of a concurrency key go on that a failed job blocks. May be retried."""
     ListJobTypes: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.ListJobTypesRequest, _jobs_service_pb2.ListJobTypesResponse]  # type: ignore[assignment]
     """Lists the job types that workers have published, by name. May be retried."""
+    PauseJobType: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.PauseJobTypeRequest, _jobs_service_pb2.PauseJobTypeResponse]  # type: ignore[assignment]
+    """Starts no more jobs of a type, on any worker, within 2 seconds; those that run go on. For operators. May be
+    retried.
+    """
+    ResumeJobType: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.ResumeJobTypeRequest, _jobs_service_pb2.ResumeJobTypeResponse]  # type: ignore[assignment]
+    """Starts jobs of a type again. For operators. May be retried."""
+    UpdateJobTypeLimits: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.UpdateJobTypeLimitsRequest, _jobs_service_pb2.UpdateJobTypeLimitsResponse]  # type: ignore[assignment]
+    """Sets limits of a type that hold instead of those that its handler gives, over all workers, within 2 seconds. Those
+    that are unset are as the handler says. For operators. May be retried.
+    """
+    GetOrganisation: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.GetOrganisationRequest, _jobs_service_pb2.GetOrganisationResponse]  # type: ignore[assignment]
+    """Returns how the queue sees an organisation; one that nobody ever set anything for has the ordinary values. For
+    operators. May be retried.
+    """
+    PauseOrganisation: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.PauseOrganisationRequest, _jobs_service_pb2.PauseOrganisationResponse]  # type: ignore[assignment]
+    """Starts no more jobs of an organisation, of any type, within 2 seconds; those that run go on. For operators. May be
+    retried.
+    """
+    ResumeOrganisation: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.ResumeOrganisationRequest, _jobs_service_pb2.ResumeOrganisationResponse]  # type: ignore[assignment]
+    """Starts jobs of an organisation again. For operators. May be retried."""
+    UpdateOrganisationLimits: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.UpdateOrganisationLimitsRequest, _jobs_service_pb2.UpdateOrganisationLimitsResponse]  # type: ignore[assignment]
+    """Sets the share and the limits of an organisation, all of them, over all workers, within 2 seconds. For operators.
+    May be retried.
+    """
+    GetQueueHealth: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.GetQueueHealthRequest, _jobs_service_pb2.GetQueueHealthResponse]  # type: ignore[assignment]
+    """Returns how the queue is: its depth, its rates, and what may slow it down. For operators. May be retried."""
 
 class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
     """Errors common to all methods, each with google.rpc details:
@@ -150,8 +236,8 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         is never lost.
 
         May be retried when `request_id` is set: a repeated call returns the job of the first one.
-        ALREADY_EXISTS when the same `request_id` was used for another type or input; INVALID_ARGUMENT
-        when nobody ever published `type`, or the input does not match its schema.
+        ALREADY_EXISTS when the same `request_id` was used for another type or input, or the unique key is taken;
+        INVALID_ARGUMENT when nobody ever published `type`, or the input does not match its schema.
         """
 
     @_abc_1.abstractmethod
@@ -161,7 +247,7 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_service_pb2.BatchCreateJobsResponse, _abc.Awaitable[_jobs_service_pb2.BatchCreateJobsResponse]]:
         """Creates up to 10,000 jobs in one transaction. Each item succeeds or fails by itself, and has its
-        result at its own place in the answer.
+        result at its own place in the answer, which never exceeds 4 MiB.
 
         May be retried when every item has a `request_id`.
         """
@@ -218,8 +304,49 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives.
 
         Not safe to retry blindly: a second call may find the job PENDING (FAILED_PRECONDITION) or
-        failed once more. FAILED_PRECONDITION when the job is neither FAILED nor CANCELLED.
+        failed once more. FAILED_PRECONDITION when the job is neither FAILED nor CANCELLED;
+        ALREADY_EXISTS when another job has its unique key meanwhile.
         """
+
+    @_abc_1.abstractmethod
+    def ListJobAttempts(
+        self,
+        request: _jobs_service_pb2.ListJobAttemptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.ListJobAttemptsResponse, _abc.Awaitable[_jobs_service_pb2.ListJobAttemptsResponse]]:
+        """Lists the attempts of a job, the latest first. May be retried."""
+
+    @_abc_1.abstractmethod
+    def CancelJobs(
+        self,
+        request: _jobs_service_pb2.CancelJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.CancelJobsResponse, _abc.Awaitable[_jobs_service_pb2.CancelJobsResponse]]:
+        """Cancels the jobs that match, as CancelJob does, those that are finished left as they are. Works through at most
+        10,000 of them, the oldest first, a thousand at a time; `more` says that there are others.
+
+        May be retried: what was cancelled does not match again.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryJobs(
+        self,
+        request: _jobs_service_pb2.RetryJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.RetryJobsResponse, _abc.Awaitable[_jobs_service_pb2.RetryJobsResponse]]:
+        """Retries the FAILED and CANCELLED jobs that match, as RetryJob does. Works through at most 10,000 of them, the
+        oldest first, a thousand at a time; `more` says that there are others.
+
+        Not safe to retry blindly: what failed once more meanwhile matches again.
+        """
+
+    @_abc_1.abstractmethod
+    def UnblockConcurrencyKey(
+        self,
+        request: _jobs_service_pb2.UnblockConcurrencyKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.UnblockConcurrencyKeyResponse, _abc.Awaitable[_jobs_service_pb2.UnblockConcurrencyKeyResponse]]:
+        """Lets the jobs of a concurrency key go on that a failed job blocks. May be retried."""
 
     @_abc_1.abstractmethod
     def ListJobTypes(
@@ -228,5 +355,79 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_service_pb2.ListJobTypesResponse, _abc.Awaitable[_jobs_service_pb2.ListJobTypesResponse]]:
         """Lists the job types that workers have published, by name. May be retried."""
+
+    @_abc_1.abstractmethod
+    def PauseJobType(
+        self,
+        request: _jobs_service_pb2.PauseJobTypeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.PauseJobTypeResponse, _abc.Awaitable[_jobs_service_pb2.PauseJobTypeResponse]]:
+        """Starts no more jobs of a type, on any worker, within 2 seconds; those that run go on. For operators. May be
+        retried.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeJobType(
+        self,
+        request: _jobs_service_pb2.ResumeJobTypeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.ResumeJobTypeResponse, _abc.Awaitable[_jobs_service_pb2.ResumeJobTypeResponse]]:
+        """Starts jobs of a type again. For operators. May be retried."""
+
+    @_abc_1.abstractmethod
+    def UpdateJobTypeLimits(
+        self,
+        request: _jobs_service_pb2.UpdateJobTypeLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.UpdateJobTypeLimitsResponse, _abc.Awaitable[_jobs_service_pb2.UpdateJobTypeLimitsResponse]]:
+        """Sets limits of a type that hold instead of those that its handler gives, over all workers, within 2 seconds. Those
+        that are unset are as the handler says. For operators. May be retried.
+        """
+
+    @_abc_1.abstractmethod
+    def GetOrganisation(
+        self,
+        request: _jobs_service_pb2.GetOrganisationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.GetOrganisationResponse, _abc.Awaitable[_jobs_service_pb2.GetOrganisationResponse]]:
+        """Returns how the queue sees an organisation; one that nobody ever set anything for has the ordinary values. For
+        operators. May be retried.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseOrganisation(
+        self,
+        request: _jobs_service_pb2.PauseOrganisationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.PauseOrganisationResponse, _abc.Awaitable[_jobs_service_pb2.PauseOrganisationResponse]]:
+        """Starts no more jobs of an organisation, of any type, within 2 seconds; those that run go on. For operators. May be
+        retried.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeOrganisation(
+        self,
+        request: _jobs_service_pb2.ResumeOrganisationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.ResumeOrganisationResponse, _abc.Awaitable[_jobs_service_pb2.ResumeOrganisationResponse]]:
+        """Starts jobs of an organisation again. For operators. May be retried."""
+
+    @_abc_1.abstractmethod
+    def UpdateOrganisationLimits(
+        self,
+        request: _jobs_service_pb2.UpdateOrganisationLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.UpdateOrganisationLimitsResponse, _abc.Awaitable[_jobs_service_pb2.UpdateOrganisationLimitsResponse]]:
+        """Sets the share and the limits of an organisation, all of them, over all workers, within 2 seconds. For operators.
+        May be retried.
+        """
+
+    @_abc_1.abstractmethod
+    def GetQueueHealth(
+        self,
+        request: _jobs_service_pb2.GetQueueHealthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.GetQueueHealthResponse, _abc.Awaitable[_jobs_service_pb2.GetQueueHealthResponse]]:
+        """Returns how the queue is: its depth, its rates, and what may slow it down. For operators. May be retried."""
 
 def add_JobsServiceServicer_to_server(servicer: JobsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,153 @@
+"""Writing what became of executions, all of one kind in one transaction."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+from uuid import UUID
+
+import asyncpg
+
+from millrace_database import job_lifecycle
+from millrace_database.job_changes import JobFailure, JobSnooze, ProgressReport
+from millrace_queue import HandBack, Lease, Settled
+from millrace_worker.execution import Execution
+from millrace_worker.outcome import Cancelled, Completed, Failed, HandedBack, Lapsed, Outcome, Snoozed
+
+_Kind = TypeVar("_Kind", bound=Outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of an execution, to be written after the last progress of its job."""
+
+    execution: Execution
+    outcome: Outcome
+    last_progress: ProgressReport | None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        accepted: the ids of the jobs. The leases of the others had been lost.
+        finished: those of them that will not run again.
+        created: the types of jobs that were created because others failed for good.
+
+    """
+
+    accepted: set[UUID] = field(default_factory=set)
+    finished: set[UUID] = field(default_factory=set)
+    created: set[str] = field(default_factory=set)
+
+    def __or__(self, other: "Written") -> "Written":
+        return Written(
+            self.accepted | other.accepted, self.finished | other.finished, self.created | other.created
+        )
+
+
+EndWriter = Callable[[asyncpg.Connection, Sequence[Settlement]], Awaitable[Written]]
+
+
+async def write_completed(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
+    """Complete jobs."""
+    accepted = await job_lifecycle.complete_jobs(
+        connection,
+        [
+            (settlement.execution.lease, outcome.output_json)
+            for settlement, outcome in _of_kind(settlements, Completed)
+        ],
+    )
+    return Written(accepted, accepted)
+
+
+async def write_failed(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
+    """Write failures: the jobs wait for their next attempts, or have failed for good."""
+    created: set[str] = set()
+    outcomes = await job_lifecycle.fail_jobs(
+        connection,
+        [
+            JobFailure(
+                settlement.execution.lease,
+                retry_delay=outcome.retry_delay,
+                code=outcome.code,
+                message=outcome.message,
+                retryable=outcome.retryable,
+                timed_out=outcome.timed_out,
+            )
+            for settlement, outcome in _of_kind(settlements, Failed)
+        ],
+        created=created,
+    )
+    return Written(*_settled(outcomes), created)
+
+
+async def write_lapsed(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
+    """Count attempts as lost with their worker, which stood still."""
+    created: set[str] = set()
+    outcomes = await job_lifecycle.lapse_jobs(connection, _leases(settlements), created=created)
+    return Written(*_settled(outcomes), created)
+
+
+async def write_snoozed(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
+    """Put jobs off."""
+    outcomes = await job_lifecycle.snooze_jobs(
+        connection,
+        [
+            JobSnooze(settlement.execution.lease, outcome.delay, outcome.message)
+            for settlement, outcome in _of_kind(settlements, Snoozed)
+        ],
+    )
+    return _handed_back(outcomes)
+
+
+async def write_handed_back(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
+    """Give jobs back."""
+    unstarted = {
+        settlement.execution.lease.id for settlement in settlements if not settlement.execution.is_started
+    }
+    return _handed_back(
+        await job_lifecycle.hand_back_jobs(connection, _leases(settlements), unstarted=unstarted)
+    )
+
+
+async def write_cancelled(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
+    """Mark jobs as cancelled."""
+    accepted = await job_lifecycle.cancelled_jobs(connection, _leases(settlements))
+    return Written(accepted, accepted)
+
+
+async def write_progress(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
+    """Write the last progress of jobs."""
+    reports = [settlement.last_progress for settlement in settlements if settlement.last_progress]
+    return Written(await job_lifecycle.report_progress(connection, reports))
+
+
+END_WRITERS: dict[type[Outcome], EndWriter] = {
+    Completed: write_completed,
+    Failed: write_failed,
+    Cancelled: write_cancelled,
+    Snoozed: write_snoozed,
+    HandedBack: write_handed_back,
+    Lapsed: write_lapsed,
+}
+
+
+def _settled(outcomes: dict[UUID, Settled]) -> tuple[set[UUID], set[UUID]]:
+    accepted = {id_ for id_, settled in outcomes.items() if settled is not Settled.LOST}
+    return accepted, {id_ for id_ in accepted if outcomes[id_] is not Settled.RETRYING}
+
+
+def _handed_back(outcomes: dict[UUID, HandBack]) -> Written:
+    accepted = {id_ for id_, outcome in outcomes.items() if outcome is not HandBack.LOST}
+    return Written(accepted, {id_ for id_ in accepted if outcomes[id_] is HandBack.CANCELLED})
+
+
+def _leases(settlements: Sequence[Settlement]) -> list[Lease]:
+    return [settlement.execution.lease for settlement in settlements]
+
+
+def _of_kind(settlements: Sequence[Settlement], kind: type[_Kind]) -> list[tuple[Settlement, _Kind]]:
+    return [
+        (settlement, settlement.outcome) for settlement in settlements if isinstance(settlement.outcome, kind)
+    ]

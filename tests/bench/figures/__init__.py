@@ -1,0 +1,34 @@
+"""The figures by name, in the order in which they are taken."""
+
+from collections.abc import Mapping
+
+from bench.figures import (
+    bulk,
+    cpu,
+    creation,
+    drain,
+    fairness,
+    future,
+    history,
+    idle,
+    memory,
+    open_transaction,
+    pick_up,
+    waiting,
+)
+from bench.rounds import Figure
+
+FIGURES: Mapping[str, Figure] = {
+    "creation": creation.measure,
+    "bulk": bulk.measure,
+    "drain": drain.measure,
+    "pick-up": pick_up.measure,
+    "waiting": waiting.measure,
+    "future": future.measure,
+    "history": history.measure,
+    "fairness": fairness.measure,
+    "cpu": cpu.measure,
+    "memory": memory.measure,
+    "idle": idle.measure,
+    "open-transaction": open_transaction.measure,
+}

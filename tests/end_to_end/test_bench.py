@@ -1,0 +1,58 @@
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from bench.figures import FIGURES
+
+_TESTS = Path(__file__).parents[1]
+_KEYS = {
+    "name",
+    "unit",
+    "value",
+    "lowest",
+    "highest",
+    "of",
+    "ratio",
+    "lowest_ratio",
+    "highest_ratio",
+    "goal",
+    "met",
+}
+
+
+# It starts two dozen processes, which takes long where others keep the cores busy.
+@pytest.mark.timeout(400)
+async def test_the_benchmark_takes_every_figure(tmp_path: Path) -> None:
+    written = tmp_path / "bench.json"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench", "--quick", "--json", str(written)),
+        env={**os.environ, "PYTHONPATH": str(_TESTS), "TMPDIR": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        output, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+
+    assert process.returncode == 0, errors.decode()
+    figures = json.loads(written.read_text())["figures"]
+    assert list(figures) == list(FIGURES)
+    lines = [line for figure in figures.values() for line in figure]
+    assert all(set(line) == _KEYS for line in lines)
+    assert all(line["value"] >= 0 for line in lines)
+    assert all((line["ratio"] is None) == (line["of"] == "") for line in lines)
+    assert all((line["goal"] is None) == (line["met"] is None) for line in lines)
+    table = output.decode()
+    assert all(line["name"] in table for line in lines)
+    # Nothing is left of the server.
+    assert _names(tmp_path) == ["bench.json"]
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
