@@ -11,7 +11,7 @@ LOST_IN_A_ROW = 3
 FAIL = f"""
 WITH failing AS MATERIALIZED (
     SELECT entry.*, failure.lost,
-        CASE WHEN failure.lost THEN entry.old_run_at ELSE now() + failure.retry_delay END AS run_at,
+        CASE WHEN failure.lost THEN least(entry.old_run_at, now()) ELSE now() + failure.retry_delay END AS run_at,
         failure.lost AND entry.leases_lost + 1 >= {LOST_IN_A_ROW} AS quarantined,
         entry.cancel_requested OR entry.exhausted OR failure.retry_delay IS NULL
             OR failure.lost AND entry.leases_lost + 1 >= {LOST_IN_A_ROW}

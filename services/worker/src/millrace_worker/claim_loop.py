@@ -18,6 +18,9 @@ POLL_SECONDS = 30.0
 """How often an idle worker claims without a hint, and without having seen jobs; varied by a quarter, so that workers do not
 keep step."""
 
+CLOCK_MARGIN_SECONDS = 0.002
+"""A claim that comes too early by so little is in vain."""
+
 
 class ClaimLoop:
     """Claims jobs for free slots: when one was freed and there may be more, at a hint, else now and then."""
@@ -109,7 +112,7 @@ class ClaimLoop:
         self._next_poll = time.monotonic() + POLL_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
         places, most = self._lanes.places(self._gated)
         gates = ClaimGates(places=places, most=most, likely=self._gates_likely)
-        self.pending_since = time.monotonic()
+        self.pending_since = asked_at = time.monotonic()
         try:
             async with self._database.transaction() as connection:
                 jobs = await job_lifecycle.claim_jobs(connection, worker_id, capacity, limit, gates=gates)
@@ -124,17 +127,18 @@ class ClaimLoop:
         self._may_wait.update(
             type_ for type_, places in capacity.items() if len(jobs) >= limit or found[type_] >= places
         )
-        self._heed(gates, capacity)
+        self._heed(gates, capacity, asked_at)
         if jobs:
             self._served.add(job.claim for job in jobs)
             self._runner.accept(jobs, worker_id)
             self._claimed()
         return True
 
-    def _heed(self, gates: ClaimGates, asked_for: Collection[str]) -> None:
+    def _heed(self, gates: ClaimGates, asked_for: Collection[str], asked_at: float) -> None:
         self._gated = (self._gated - set(asked_for)) | gates.gated
         self._gates_likely = gates.likely
         self._may_wait |= gates.again
         if gates.opens_in is not None:
-            self._rate_opens_at = time.monotonic() + gates.opens_in
-            self._rate_opens(timedelta(seconds=gates.opens_in))
+            # The database counted from the beginning of the claim.
+            self._rate_opens_at = asked_at + gates.opens_in + CLOCK_MARGIN_SECONDS
+            self._rate_opens(timedelta(seconds=max(self._rate_opens_at - time.monotonic(), 0.0)))
