@@ -138,7 +138,9 @@ class _Commands(RuleBasedStateMachine):
 
     @rule(worker=_SOME, a=_PLACES, b=_PLACES, dead=_PLACES, limit=_PLACES)
     def claim(self, worker: int, a: int, b: int, dead: int, limit: int) -> None:
-        worker_id, capacity = self.worker(worker), {"a": a, "b": b, DEAD: dead}
+        self.claim_for(self.worker(worker), {"a": a, "b": b, DEAD: dead}, limit)
+
+    def claim_for(self, worker_id: UUID, capacity: dict[str, int], limit: int) -> None:
         ranks = self.run(_ranks)
         claimed = self.run(lambda conn: job_lifecycle.claim_jobs(conn, worker_id, capacity, limit))
         assert [job.claim.id for job in claimed] == self.model.claimable(worker_id, capacity, limit, ranks)
@@ -247,6 +249,14 @@ class _Commands(RuleBasedStateMachine):
         if beating:
             for worker_id in self.workers:
                 self.beat(worker_id)
+
+    @rule()
+    def die_of_what_it_runs(self) -> None:
+        self.register()
+        self.claim_for(self.workers[-1], {"a": PLENTY, "b": PLENTY, DEAD: PLENTY}, PLENTY)
+        self.database_and_model_agree()
+        self.crash(self.workers[-1])
+        self.rescue(PLENTY)
 
     def crash(self, worker_id: UUID) -> None:
         self.run(lambda conn: lose_heartbeat(conn, worker_id))

@@ -1,3 +1,4 @@
+from collections import Counter
 from datetime import timedelta
 
 import pytest
@@ -131,6 +132,18 @@ async def test_a_worker_that_is_full_takes_nothing_of_a_type_with_gates(database
 
         assert sorted(claim_.type for claim_ in claims) == ["a"] * 2 + ["b"] * 8
         assert gates.gated == {"a"}
+
+
+async def test_types_with_gates_share_what_room_a_worker_has_for_them(database: Database) -> None:
+    async with database.connection() as conn:
+        worker_id = await new_worker(conn)
+        for type_ in "abc":
+            await set_type_limits(conn, type_, TypeGates(max_running=10))
+        await enqueue(conn, [entry(type_) for type_ in "abbbbbbcccccc"])
+
+        claims = await claimed(conn, worker_id, "a", "b", "c", limit=50, gates=ClaimGates(most=7))
+
+        assert Counter(claim_.type for claim_ in claims) == {"a": 1, "b": 3, "c": 3}
 
 
 async def test_types_without_gates_get_what_those_with_gates_cannot_use(database: Database) -> None:

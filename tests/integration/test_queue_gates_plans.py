@@ -67,6 +67,8 @@ async def test_a_claim_at_gates_reads_what_it_takes(conn: asyncpg.Connection) ->
     assert (await reads_of(conn, gate_statements.CANDIDATES, ["a"], [50])).rows["queue"] <= 50
     arrays = (["a"], ["a"], ["flood"], ["flood"], ["a"], ["flood"], ["k"])
     assert (await reads_of(conn, gate_statements.RUNNING, *arrays, False)).rows["queue"] <= 5
+    first = (worker_id, ["a"], [50], False)
+    assert (await reads_of(conn, gate_statements.START_FIRST, *first)).rows["queue"] <= 100
 
 
 async def test_a_release_reads_what_it_lets_go(conn: asyncpg.Connection) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -95,18 +96,18 @@ async def test_a_claim_reads_what_it_takes(large: _Large, conn: asyncpg.Connecti
 
 
 @pytest.mark.parametrize(
-    ("statement", "times"),
+    ("statement", "times", "more"),
     [
-        (statements.CONFIRM, 1),
-        (statements.COMPLETE, 2),
-        (statements.SETTLE_CANCELLED, 1),
-        (statements.HAND_BACK, 2),
+        (statements.CONFIRM, 1, []),
+        (statements.COMPLETE, 2, []),
+        (statements.SETTLE_CANCELLED, 1, []),
+        (statements.HAND_BACK, 2, [[]]),
     ],
 )
 async def test_leases_are_looked_up_one_by_one(
-    large: _Large, conn: asyncpg.Connection, statement: str, times: int
+    large: _Large, conn: asyncpg.Connection, statement: str, times: int, more: list[Any]
 ) -> None:
-    reads = await reads_of(conn, statement, large.held, large.fences)
+    reads = await reads_of(conn, statement, large.held, large.fences, *more)
 
     assert 0 < reads.rows["queue"] <= times * _BATCH
 
@@ -252,6 +253,15 @@ async def test_requests_are_looked_up_one_by_one(large: _Large, conn: asyncpg.Co
     assert reads.rows["jobs"] == _BATCH
 
 
+@asynccontextmanager
+async def _opened(url: str, keep_plans: bool) -> AsyncIterator[Database]:
+    database = await Database.open(url, application_name="test", keep_plans=keep_plans)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
 async def _rows_read_in_sequence(conn: asyncpg.Connection) -> int:
     count: int = await conn.fetchval(
         "SELECT sum(seq_tup_read) FROM pg_stat_xact_user_tables WHERE relname IN ('jobs', 'queue')"
@@ -259,9 +269,12 @@ async def _rows_read_in_sequence(conn: asyncpg.Connection) -> int:
     return count
 
 
-async def test_plans_made_while_the_tables_were_small_do_no_harm_later(database: Database) -> None:
+@pytest.mark.parametrize("keep_plans", [False, True])
+async def test_plans_made_while_the_tables_were_small_do_no_harm_later(
+    database: Database, keep_plans: bool
+) -> None:
     """A connection that has served a quiet time serves a sudden crowd by the indexes at once."""
-    async with database.connection() as conn:
+    async with _opened(database.url, keep_plans) as worker, worker.connection() as conn:
         worker_id = await new_worker(conn)
 
         async def run_batch() -> None:

@@ -179,7 +179,7 @@ class Model:
             return HandBack.CANCELLED
         if outcome is not None:
             job.record(outcome)
-        job.leases_lost = 0
+            job.leases_lost = 0
         job.attempt -= 1
         job.wait(self.now + delay, self.now)
         return HandBack.READY

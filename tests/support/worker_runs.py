@@ -14,6 +14,7 @@ import orjson
 from millrace_database.database import Database
 from millrace_database.ids import new_id
 from millrace_database.job_lifecycle import NewJob, create_jobs
+from millrace_database.job_options import JobOptions
 from millrace_database.jobs_repository import JobRecord, get_job
 from millrace_queue import CHANNEL_READY
 from millrace_runtime.service import RunningService, running
@@ -50,6 +51,7 @@ async def create(
     max_attempts: int = 4,
     metadata: Mapping[str, Any] | None = None,
     run_at: datetime | None = None,
+    options: JobOptions | None = None,
     hint: bool = True,
 ) -> list[UUID]:
     """Creates a job for each input and, unless told otherwise, gives the workers a hint of them."""
@@ -63,6 +65,7 @@ async def create(
             created_by="ann",
             max_attempts=max_attempts,
             run_at=run_at,
+            options=options,
         )
         for input_ in inputs
     ]

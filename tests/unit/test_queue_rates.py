@@ -30,7 +30,8 @@ def _most_within(starts: list[datetime], period: timedelta) -> int:
 def test_no_interval_has_more_starts_than_the_rate_says(
     rate: Rate, pauses: list[int], wanted: list[int]
 ) -> None:
-    use, now, starts = RateUse(), _BEGINNING, []
+    use, now = RateUse(), _BEGINNING
+    starts: list[datetime] = []
     for number, pause in enumerate(pauses):
         now += timedelta(microseconds=pause)
         count = min(use.places(rate, now), wanted[number % len(wanted)])
@@ -78,7 +79,8 @@ def test_a_rate_is_used_by_whoever_comes_a_little_late(count: int, period: float
 
 def test_a_smooth_rate_spreads_its_starts() -> None:
     rate = Rate(10, timedelta(seconds=1), smooth=True)
-    use, now, starts = RateUse(), _BEGINNING, []
+    use, now = RateUse(), _BEGINNING
+    starts: list[datetime] = []
     while len(starts) < 30:
         if use.places(rate, now):
             use.take(rate, now, 1)

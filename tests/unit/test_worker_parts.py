@@ -162,6 +162,17 @@ def test_an_idle_worker_wants_what_its_types_and_slots_allow() -> None:
     assert _lanes(slots=10_000, a=10_000).wanted() == ({"lanes:a": MAX_CLAIM}, MAX_CLAIM)
 
 
+def test_what_is_claimed_of_types_with_limits_is_no_more_than_runs_at_once() -> None:
+    lanes = _lanes(slots=10, limited=6, other=20)
+    for _ in range(4):
+        lanes.put(_execution(lanes, "limited"))
+    for _ in range(12):
+        lanes.put(_execution(lanes, "other"))
+    lanes.start_next()
+
+    assert lanes.places({"lanes:limited"}) == ({"lanes:limited": 2, "lanes:other": 0}, 6)
+
+
 def test_types_take_turns_and_keep_their_limits() -> None:
     lanes = _lanes(slots=4, a=2, b=5)
     jobs = {name: [_execution(lanes, name) for _ in range(5)] for name in ("a", "b")}

@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field, RootModel
 
+from millrace_database.job_options import TypeLimits
 from millrace_worker import (
     Backoff,
     DuplicateHandlerError,
     InvalidHandlerError,
     JobContext,
     JobError,
+    Rate,
     Registry,
+    Retention,
     SyncJobContext,
 )
 from millrace_worker.handler import Handler
@@ -79,6 +82,49 @@ def test_what_is_not_said_has_defaults(registry: Registry) -> None:
     handler = _handler(registry, "demo:work")
     assert (handler.concurrency, handler.attempts, handler.timeout) == (10, 4, timedelta(hours=1))
     assert (handler.label, handler.description, handler.is_async) == ("demo:work", "Do the work.", False)
+
+
+def test_options_of_a_type_are_kept_for_publication(registry: Registry) -> None:
+    @registry.job_handler(
+        "demo:work",
+        dead_letter="demo:dead",
+        max_running=5,
+        max_running_per_organisation=2,
+        rate=Rate(100, timedelta(minutes=1)),
+        rate_per_organisation=Rate(1, timedelta(seconds=1), smooth=True),
+        retention=Retention(completed=timedelta(days=7)),
+        backoff=Backoff(base=timedelta(seconds=9), kind="linear"),
+    )
+    async def work(context: JobContext[Model]) -> None: ...
+
+    options = _handler(registry, "demo:work").options
+    assert options.dead_letter_type == "demo:dead"
+    assert options.limits == TypeLimits(
+        5, 2, Rate(100, timedelta(minutes=1)), Rate(1, timedelta(seconds=1), smooth=True)
+    )
+    assert options.retention == Retention(completed=timedelta(days=7))
+    assert options.retry is not None
+    assert (options.retry.backoff, options.retry.initial_delay) == ("linear", timedelta(seconds=9))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"dead_letter": "dead"}, "dead_letter"),
+        ({"dead_letter": "demo:work"}, "dead_letter"),
+        ({"max_running": 0}, "max_running"),
+        ({"max_running_per_organisation": -1}, "max_running_per_organisation"),
+        ({"rate": Rate(0, timedelta(seconds=1))}, "rate"),
+        ({"rate": Rate(1, timedelta())}, "rate"),
+        ({"rate_per_organisation": Rate(1, timedelta(days=31))}, "rate_per_organisation"),
+        ({"retention": Retention(failed=timedelta(hours=23))}, "retention"),
+    ],
+)
+def test_impossible_options_are_refused(registry: Registry, options: dict[str, Any], named: str) -> None:
+    with pytest.raises(InvalidHandlerError, match=rf"'demo:work': {named} "):
+
+        @registry.job_handler("demo:work", **options)
+        async def work(context: JobContext[Model]) -> None: ...
 
 
 def test_the_input_schema_is_that_of_the_model(registry: Registry) -> None:

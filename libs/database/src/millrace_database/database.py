@@ -19,7 +19,18 @@ from millrace_database.connection_url import asyncpg_dsn, normalise_url
 
 # A plan made while the tables were small reads them whole later. And what is worked on is in memory: at Postgres's own
 # ratio, that of a spinning disk, a batch of 500 among some ten thousand jobs reads all of them instead of 500 by their ids.
-_SESSION = "SET plan_cache_mode = force_custom_plan; SET random_page_cost = 1.1"
+_PLANS_ANEW = "SET plan_cache_mode = force_custom_plan; SET random_page_cost = 1.1"
+# Planning a hot statement takes longer than executing it for one job. Each has one good plan, whatever the size of the
+# tables: by the indexes, row by row. Where nothing else may be chosen that plan can be kept.
+_PLANS_KEPT = """
+SET plan_cache_mode = force_generic_plan; SET random_page_cost = 1.1;
+SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off
+"""
+# Through a pooler the connection may have been one that keeps plans.
+_QUERY = text("""
+SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_seqscan', 'on', true),
+    set_config('enable_hashjoin', 'on', true), set_config('enable_mergejoin', 'on', true)
+""")
 _CONNECT_TIMEOUT_SECONDS = 5
 _COMMAND_TIMEOUT_SECONDS = 10
 _ROLLBACK_TIMEOUT_SECONDS = 2
@@ -38,10 +49,11 @@ class Database:
     server that is away.
     """
 
-    def __init__(self, url: str, *, application_name: str, pool_size: int) -> None:
+    def __init__(self, url: str, *, application_name: str, pool_size: int, keep_plans: bool) -> None:
         self.url = normalise_url(url)
         self._dsn = asyncpg_dsn(url)
         self._application_name = application_name
+        self._settings = _PLANS_KEPT if keep_plans else _PLANS_ANEW
         self.engine: AsyncEngine = create_async_engine(
             self.url,
             async_creator=self.direct_connection,
@@ -56,12 +68,15 @@ class Database:
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
 
     @classmethod
-    async def open(cls, url: str, *, application_name: str, pool_size: int = 5) -> "Database":
+    async def open(
+        cls, url: str, *, application_name: str, pool_size: int = 5, keep_plans: bool = False
+    ) -> "Database":
         """Make the pool. Connections are made when they are first needed: `ping` tells whether any can be.
 
-        `application_name` is what `pg_stat_activity` shows. Raises ValueError when `url` is no Postgres URL.
+        `application_name` is what `pg_stat_activity` shows. With `keep_plans` a statement is planned once for each connection, and
+        by indexes only: for hot statements, those of job_lifecycle, and no others. Raises ValueError when `url` is no Postgres URL.
         """
-        return cls(url, application_name=application_name, pool_size=pool_size)
+        return cls(url, application_name=application_name, pool_size=pool_size, keep_plans=keep_plans)
 
     async def close(self) -> None:
         """Close all connections that are not in use."""
@@ -92,6 +107,7 @@ class Database:
         """Give a SQLAlchemy Core connection inside a transaction, for queries put together at run time."""
         async with acquired(self.engine) as connection, connection.begin():
             try:
+                await connection.execute(_QUERY)
                 yield connection
             except TimeoutError:
                 _driver_connection(await connection.get_raw_connection()).terminate()
@@ -125,7 +141,7 @@ class Database:
             raise UnsupportedServerError(version.major)
         try:
             # Not startup parameters: poolers refuse those.
-            await connection.execute(_SESSION)
+            await connection.execute(self._settings)
         except BaseException:
             # Also when the caller is cancelled meanwhile: nobody else has it.
             connection.terminate()

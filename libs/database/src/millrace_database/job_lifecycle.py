@@ -143,7 +143,7 @@ async def hand_back_jobs(
         What became of each job, by its id.
 
     """
-    outcomes = await millrace_queue.hand_back(conn, leases)
+    outcomes = await millrace_queue.hand_back(conn, leases, unstarted=unstarted)
     ready = [lease for lease in leases if outcomes[lease.id] is HandBack.READY]
     if ready:
         begun = [EndedAttempt(lease, "handed_back") for lease in ready if lease.id not in unstarted]

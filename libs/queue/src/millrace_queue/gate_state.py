@@ -60,6 +60,8 @@ class TypeSettings:
     now: datetime
     gates: dict[str, TypeGates]
     paused: frozenset[str]
+    plain: frozenset[str]
+    """Those that have no other gate than a limit of what runs at once."""
     has_gated_tenants: bool
     settling: bool
 
@@ -71,6 +73,7 @@ class TypeSettings:
             now=first["now"],
             gates={row["type"]: _type_gates(row) for row in rows},
             paused=frozenset(row["type"] for row in rows if row["paused"]),
+            plain=frozenset(row["type"] for row in rows if _is_plain(row)),
             has_gated_tenants=first["has_gated_tenants"],
             settling=any(row["settling"] for row in rows),
         )
@@ -246,6 +249,11 @@ async def _add_rates(conn: Connection, gates: Gates, shares: Iterable[Share]) ->
             (row["type"], row["tenant"]): RateUse(row["start_times"], row["start_counts"], row["next_at"])
             for row in rows
         }
+
+
+def _is_plain(row: asyncpg.Record) -> bool:
+    others = ("max_running_per_tenant", "rate_count", "tenant_rate_count")
+    return not (row["keyed"] or row["has_gated_tenants"] or any(row[column] is not None for column in others))
 
 
 def _type_gates(row: asyncpg.Record) -> TypeGates:

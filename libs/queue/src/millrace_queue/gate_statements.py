@@ -45,31 +45,58 @@ SELECT tenant FROM queue_tenants WHERE tenant = ANY ($1::text[]) AND gated ORDER
 
 LOCK_FREE_GATED_TENANTS = f"{LOCK_GATED_TENANTS} SKIP LOCKED"
 
-# $1 types, $2 how many of each. The first of each line, those of higher priorities first.
-CANDIDATES = """
-WITH candidate AS MATERIALIZED (
+_CANDIDATES = """
+SELECT entry.*
+FROM wanted CROSS JOIN LATERAL (
     SELECT entry.*
-    FROM unnest($1::text[], $2::integer[]) AS wanted (type, places)
-    CROSS JOIN LATERAL (
-        SELECT entry.*
-        FROM (
-            SELECT priority, start FROM queue_lines WHERE queue_lines.type = wanted.type ORDER BY -priority
-        ) AS line CROSS JOIN LATERAL (
-            SELECT queue.id, queue.type, queue.tenant, queue.priority, queue.rank, queue.concurrency_key,
-                queue.concurrency_limit, queue.key_order
-            FROM queue
-            WHERE queue.state = 'ready' AND queue.type = wanted.type AND -queue.priority = -line.priority
-                AND queue.rank >= line.start AND (queue.expires_at IS NULL OR queue.expires_at > now())
-                AND queue.tenant <> ALL (ARRAY(SELECT tenant FROM queue_tenants WHERE paused))
-            ORDER BY queue.rank, queue.id
-            LIMIT wanted.places
-            FOR UPDATE SKIP LOCKED
-        ) AS entry
+    FROM (
+        SELECT priority, start FROM queue_lines WHERE queue_lines.type = wanted.type ORDER BY -priority
+    ) AS line CROSS JOIN LATERAL (
+        SELECT queue.id, queue.type, queue.tenant, queue.priority, queue.rank, queue.concurrency_key,
+            queue.concurrency_limit, queue.key_order
+        FROM queue
+        WHERE queue.state = 'ready' AND queue.type = wanted.type AND -queue.priority = -line.priority
+            AND queue.rank >= line.start AND (queue.expires_at IS NULL OR queue.expires_at > now())
+            AND queue.tenant <> ALL (ARRAY(SELECT tenant FROM queue_tenants WHERE paused))
+        ORDER BY queue.rank, queue.id
         LIMIT wanted.places
+        FOR UPDATE SKIP LOCKED
     ) AS entry
-)
-SELECT * FROM candidate ORDER BY type, -priority, rank, id
+    LIMIT wanted.places
+) AS entry
 """
+
+# $1 types, $2 how many of each. The first of each line, those of higher priorities first.
+CANDIDATES = f"""
+WITH wanted AS MATERIALIZED (
+    SELECT type, places FROM unnest($1::text[], $2::integer[]) AS wanted (type, places)
+), candidate AS MATERIALIZED ({_CANDIDATES})
+SELECT * FROM candidate ORDER BY type, -priority, rank, id
+"""  # noqa: S608 - put together of constants
+
+_START = """
+UPDATE queue
+SET state = 'running', gated = true, attempt = attempt + 1, fence = nextval('queue_fence'), worker_id = $1::uuid,
+    unique_slot = CASE WHEN unique_while = 'unfinished' THEN unique_slot END
+"""
+
+_STARTED = "RETURNING id, type, tenant, attempt, max_attempts, fence, priority, rank"
+
+# $1 the worker, $2 types that have no other gate than a limit of what runs at once, $3 how many of each, $4 as $8 of RUNNING.
+START_FIRST = f"""
+WITH wanted AS MATERIALIZED (
+    SELECT type, greatest(least(wanted.places, queue_types.max_running - (
+        SELECT count(*) FROM queue WHERE queue.gated AND queue.type = wanted.type
+    ) - (
+        SELECT count(*) FROM queue
+        WHERE $4::boolean AND queue.state = 'running' AND NOT queue.gated AND queue.type = wanted.type
+    )), 0) AS places
+    FROM unnest($2::text[], $3::integer[]) AS wanted (type, places) JOIN queue_types USING (type)
+), candidate AS MATERIALIZED ({_CANDIDATES})
+{_START}
+WHERE id = ANY (ARRAY(SELECT candidate.id FROM candidate))
+{_STARTED}
+"""  # noqa: S608 - put together of constants
 
 # How many run within each gate. $1 types, $2 and $3 tenants of types, $4 tenants, $5 to $7 keys, $8 whether what was
 # claimed before a limit was set may be there. `head`: who is at the front of a key in strict order.
@@ -145,18 +172,16 @@ SET start_times = excluded.start_times, start_counts = excluded.start_counts, ne
 """
 
 # $1 the worker, $2 what starts, $3 and $4 what is parked, and by what.
-START = """
+START = f"""
 WITH parked AS (
     UPDATE queue SET state = 'parked', parked_by = held.parked_by
     FROM unnest($3::uuid[], $4::text[]) AS held (id, parked_by)
     WHERE queue.id = held.id
 )
-UPDATE queue
-SET state = 'running', gated = true, attempt = attempt + 1, fence = nextval('queue_fence'), worker_id = $1::uuid,
-    unique_slot = CASE WHEN unique_while = 'unfinished' THEN unique_slot END
+{_START}
 WHERE id = ANY ($2::uuid[])
-RETURNING id, type, tenant, attempt, max_attempts, fence, priority, rank
-"""
+{_STARTED}
+"""  # noqa: S608 - put together of constants
 
 # The place in line of entries that are let go: where they were, or at the head of the line if it has gone on, but a stride
 # behind what runs of their tenant, as if they had been waiting in line all the time. `behind`: many at once, who stand behind what

@@ -81,8 +81,22 @@ async def claim_gated(
         if rows:
             settings = TypeSettings.of(rows)
             wanted = {type_: places[type_] for type_ in settings.gates if type_ not in settings.paused}
-            await _claim_of_locked(conn, worker_id, settings, wanted, result, may_wait=may_wait)
+            plain = {type_: count for type_, count in wanted.items() if type_ in settings.plain}
+            result.claims += await _claim_first(conn, worker_id, settings, plain)
+            others = {type_: count for type_, count in wanted.items() if type_ not in plain}
+            await _claim_of_locked(conn, worker_id, settings, others, result, may_wait=may_wait)
     return result
+
+
+async def _claim_first(
+    conn: Connection, worker_id: UUID, settings: TypeSettings, wanted: Mapping[str, int]
+) -> list[Claim]:
+    if not wanted:
+        return []
+    rows = await conn.fetch(
+        gate_statements.START_FIRST, worker_id, list(wanted), list(wanted.values()), settings.settling
+    )
+    return [Claim(*row) for row in rows]
 
 
 async def _claim_of_locked(
@@ -94,6 +108,8 @@ async def _claim_of_locked(
     *,
     may_wait: bool,
 ) -> None:
+    if not wanted:
+        return
     sizes = wanted
     for number in range(_ROUNDS):
         found = await _candidates(conn, sizes)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from millrace_queue import gate_statements
 from millrace_queue.entries import Connection, KeyOrder
-from millrace_queue.gate_state import Key, Share
+from millrace_queue.gate_state import Key, Share, TypeSettings
 from millrace_queue.letting_go import LetGo, let_go
 from millrace_queue.transactions import in_transaction
 
@@ -89,6 +89,8 @@ class _LeftGates:
     keys: Counter[Key]
     tenants: Counter[str]
     """Those of `shares` that have gates over all types."""
+    settings: TypeSettings | None
+    """What is set for the types; None: not for all that may be concerned."""
 
     @property
     def types(self) -> set[str]:
@@ -115,13 +117,14 @@ class _LeftGates:
             ),
             self.keys - keys,
             missing,
+            None,
         )
 
 
 async def _left_gates(conn: Connection, ended: Sequence[Ended]) -> _LeftGates:
     rows = await conn.fetch(gate_statements.READ_PARKING_TYPES, list({entry.type for entry in ended}))
     if not rows:
-        return _LeftGates(Counter(), Counter(), Counter())
+        return _LeftGates(Counter(), Counter(), Counter(), None)
     parking = {row["type"] for row in rows}
     limited = {row["type"] for row in rows if row["max_running_per_tenant"] is not None}
     gated: set[str] = set()
@@ -138,6 +141,7 @@ async def _left_gates(conn: Connection, ended: Sequence[Ended]) -> _LeftGates:
             if entry.type in parking and entry.concurrency_key is not None
         ),
         Counter(entry.tenant for entry in ended if entry.tenant in gated),
+        None if gated else TypeSettings.of(rows),
     )
 
 
@@ -157,6 +161,7 @@ async def _let_go(conn: Connection, left: _LeftGates) -> LetGo:
         conn,
         [(type_, tenant) for type_, tenant, key in parked if key is None],
         [(type_, tenant, key) for type_, tenant, key in parked if key is not None],
+        left.settings,
     )
 
 

@@ -1,6 +1,6 @@
 """What a worker does with the entries it has claimed: settle them or hand them back."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import asyncpg
@@ -53,8 +53,15 @@ async def settle_cancelled(conn: Connection, leases: Sequence[Lease]) -> set[UUI
     return await _removed(conn, statements.SETTLE_CANCELLED, leases)
 
 
-async def hand_back(conn: Connection, leases: Sequence[Lease]) -> dict[UUID, HandBack]:
+async def hand_back(
+    conn: Connection, leases: Sequence[Lease], *, unstarted: Collection[UUID] = ()
+) -> dict[UUID, HandBack]:
     """Give entries back as if they had not been claimed: ready again, with the attempt not counted.
+
+    Args:
+        conn: an open connection.
+        leases: what is given back.
+        unstarted: the ids of those that have not been run at all. Of the others it is clear that their worker survives.
 
     Returns:
         What became of each entry, by its id.
@@ -63,7 +70,7 @@ async def hand_back(conn: Connection, leases: Sequence[Lease]) -> dict[UUID, Han
     outcomes = {lease.id: HandBack.LOST for lease in leases}
     if not outcomes:
         return outcomes
-    rows = await conn.fetch(statements.HAND_BACK, *_columns(leases))
+    rows = await conn.fetch(statements.HAND_BACK, *_columns(leases), list(unstarted))
     for row in rows:
         outcomes[row["id"]] = HandBack.CANCELLED if row["cancel_requested"] else HandBack.READY
     await release(conn, [_ended(row, stays=not row["cancel_requested"]) for row in rows if row["gated"]])

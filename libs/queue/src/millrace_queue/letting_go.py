@@ -18,10 +18,18 @@ MOST_AT_ONCE = 1_000
 _LEAST_OF_EACH = 10
 
 
-async def let_go(conn: Connection, shares: Collection[Share], keys: Collection[Key]) -> LetGo:
+async def let_go(
+    conn: Connection, shares: Collection[Share], keys: Collection[Key], settings: TypeSettings | None = None
+) -> LetGo:
     """Put back as many of what is parked at the gates of these shares and keys as may start.
 
     Needs no lock: what is put back and may not start after all is parked again by the claim that finds it.
+
+    Args:
+        conn: an open connection.
+        shares: types and tenants.
+        keys: concurrency keys.
+        settings: what is set for their types, if that is known.
 
     Returns:
         How many entries.
@@ -30,7 +38,8 @@ async def let_go(conn: Connection, shares: Collection[Share], keys: Collection[K
     types = sorted({type_ for type_, *_ in (*shares, *keys)})
     if not types:
         return Counter()
-    settings = TypeSettings.of(await conn.fetch(gate_statements.READ_TYPES, types))
+    if settings is None:
+        settings = TypeSettings.of(await conn.fetch(gate_statements.READ_TYPES, types))
     tenants = await read_tenants(conn, {tenant for _, tenant in shares})
     gates = await read_gates(conn, settings, tenants, shares, keys)
     return await let_tenants_go(conn, gates, shares) + await _let_keys_go(conn, gates, keys)

@@ -15,6 +15,8 @@ from millrace_queue.entries import Connection
 CHANNEL_READY: Final = "millrace_queue_ready"
 """Says that entries became ready; the payload names their types, separated by commas. Empty: any types."""
 
+# Its commit need not be durable: waiting for the disk would delay the hint by more than all the rest takes.
+_NOTIFY: Final = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)"
 _NOTIFY_INTERVAL: Final = 0.05
 _MAX_PAYLOAD: Final = 7000
 _PING_INTERVAL: Final = 10.0
@@ -76,7 +78,7 @@ class Notifier:
             payload = self._take_payload()
             try:
                 async with self._connection() as conn:
-                    await conn.execute("SELECT pg_notify($1, $2)", self._channel, payload)
+                    await conn.execute(_NOTIFY, self._channel, payload)
             except Exception as error:
                 if not (isinstance(error, _NO_ROOM) or self._is_unavailable(error)):
                     raise

@@ -113,6 +113,7 @@ RETURNING id, gated, CASE WHEN gated THEN type END AS type, CASE WHEN gated THEN
     CASE WHEN gated THEN concurrency_key END AS concurrency_key, CASE WHEN gated THEN key_order END AS key_order
 """
 
+# $3 those that had not been started: whether they would have cost their worker its life is not known.
 HAND_BACK = """
 WITH held AS MATERIALIZED (
     SELECT entry.*
@@ -129,7 +130,8 @@ WITH held AS MATERIALIZED (
     DELETE FROM queue WHERE id = ANY (ARRAY(SELECT held.id FROM held WHERE held.cancel_requested))
 ), returned AS (
     UPDATE queue
-    SET state = 'ready', attempt = attempt - 1, fence = NULL, worker_id = NULL, gated = false, leases_lost = 0,
+    SET state = 'ready', attempt = attempt - 1, fence = NULL, worker_id = NULL, gated = false,
+        leases_lost = CASE WHEN id = ANY ($3::uuid[]) THEN leases_lost ELSE 0 END,
         rank = greatest(rank, (
             SELECT next_start FROM queue_lines AS line
             WHERE line.type = queue.type AND line.priority = queue.priority

@@ -19,7 +19,9 @@ _MOST_AT_ONCE = 500
 # hold up the others. Otherwise one at a time is best: what comes meanwhile makes the next one large, and a
 # transaction costs as much as a dozen jobs.
 _HELD_UP_SECONDS = 0.02
-_WRITERS = 3
+MAX_WRITERS = 3
+"""So many transactions at once, and connections, at most."""
+
 _TRIES = 3
 
 
@@ -89,7 +91,7 @@ class JobWriter:
         """Write what is waiting, until cancelled."""
         try:
             async with asyncio.TaskGroup() as writers:
-                for _ in range(_WRITERS):
+                for _ in range(MAX_WRITERS):
                     writers.create_task(self._write_waiting())
         finally:
             self._closed = True

@@ -14,7 +14,7 @@ from millrace_jobs.files_servicer import FilesServicer
 from millrace_jobs.job_creator import JobCreator
 from millrace_jobs.job_type_catalog import JobTypeCatalog
 from millrace_jobs.job_watcher import JobWatcher
-from millrace_jobs.job_writer import JobWriter
+from millrace_jobs.job_writer import MAX_WRITERS, JobWriter
 from millrace_jobs.jobs_servicer import JobsServicer
 from millrace_jobs.servicer_parts import ServicerParts
 from millrace_queue import Listener
@@ -30,7 +30,10 @@ _FILES = "millrace.files.v1.FilesService"
 async def _open(settings: Settings, database: Database) -> AsyncIterator[Component]:
     hints = JobHints(database)
     flow = FlowCounter(database.connection)
-    writer = JobWriter(database)
+    hot = await Database.open(
+        database.url, application_name="millrace jobs writer", pool_size=MAX_WRITERS, keep_plans=True
+    )
+    writer = JobWriter(hot)
     watcher = JobWatcher(database)
     canceller = ExecutionCanceller()
     listener = Listener(
@@ -63,6 +66,7 @@ async def _open(settings: Settings, database: Database) -> AsyncIterator[Compone
         )
     finally:
         await canceller.close()
+        await hot.close()
 
 
 definition = ServiceDefinition(name="jobs", port=lambda settings: settings.jobs_port, open=_open)

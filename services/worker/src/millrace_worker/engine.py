@@ -49,17 +49,24 @@ class Engine:
     """A worker: its parts, and how they are joined. Made in a running event loop."""
 
     def __init__(
-        self, settings: Settings, database: Database, registry: Registry, resources: Resources
+        self,
+        settings: Settings,
+        database: Database,
+        registry: Registry,
+        resources: Resources,
+        *,
+        hot: Database,
     ) -> None:
+        """Take the pool for duties and, as `hot`, the one that keeps plans, for claims and settlements."""
         self._settings = settings
         self._database = database
         self._registry = registry
         self._types = frozenset(handler.type for handler in registry)
         self._lanes = Lanes(registry, settings.worker_slots)
-        self._progress = ProgressWriter(database, lost=self._lose, written=self._jobs_changed)
+        self._progress = ProgressWriter(hot, lost=self._lose, written=self._jobs_changed)
         self._flow = FlowCounter(database.connection)
         self._settlements = SettlementWriter(
-            database,
+            hot,
             self._progress,
             SettlementListener(
                 settled=self._forget,
@@ -83,7 +90,7 @@ class Engine:
         self._gates = GateSweeper(database, let_go=self._jobs_ready)
         served = ServedRanks()
         self._claims = ClaimLoop(
-            database,
+            hot,
             self._lanes,
             self._runner,
             claimant=self._claimant,

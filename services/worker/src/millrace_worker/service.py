@@ -16,8 +16,11 @@ from millrace_worker.servicer import WorkerServicer
 
 _WORKER = "millrace.worker.v1.WorkerService"
 
-_ENGINE_POOL_SIZE = 4
-"""Connections for claims, settlements and the like: handlers that hold all of the service's own stop none of them."""
+_HOT_POOL_SIZE = 3
+"""Connections for claims, settlements and progress: handlers that hold all of the service's own stop none of them."""
+
+_DUTIES_POOL_SIZE = 2
+"""Connections for what any worker does for all."""
 
 
 def worker_service(registry: Registry | None = None) -> ServiceDefinition:
@@ -28,11 +31,17 @@ def worker_service(registry: Registry | None = None) -> ServiceDefinition:
         handlers = _load(settings) if registry is None else registry
         store = open_object_store(settings.storage_provider, data_dir=settings.data_dir)
         resources = Resources(database=database, files=FileStore(database, store))
-        pool = await Database.open(
-            database.url, application_name="millrace worker engine", pool_size=_ENGINE_POOL_SIZE
+        hot = await Database.open(
+            database.url,
+            application_name="millrace worker engine",
+            pool_size=_HOT_POOL_SIZE,
+            keep_plans=True,
         )
-        engine = Engine(settings, pool, handlers, resources)
-        servicer = WorkerServicer(pool, engine.runner)
+        duties = await Database.open(
+            database.url, application_name="millrace worker duties", pool_size=_DUTIES_POOL_SIZE
+        )
+        engine = Engine(settings, duties, handlers, resources, hot=hot)
+        servicer = WorkerServicer(duties, engine.runner)
 
         def add_worker(server: grpc.aio.Server) -> None:
             worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, server)
@@ -47,7 +56,8 @@ def worker_service(registry: Registry | None = None) -> ServiceDefinition:
                 started=engine.started,
             )
         finally:
-            await pool.close()
+            await hot.close()
+            await duties.close()
 
     return ServiceDefinition(name="worker", port=lambda settings: settings.worker_port, open=open_worker)
 
