@@ -63,7 +63,8 @@ _ORDERS = st.builds(
 
 
 async def _ranks(conn: asyncpg.Connection) -> dict[UUID, int]:
-    return dict(await conn.fetch("SELECT id, rank FROM queue WHERE state = 'ready'"))
+    rows = await conn.fetch("SELECT id, rank FROM queue WHERE state = 'ready'")
+    return {row["id"]: row["rank"] for row in rows}
 
 
 class _Commands(RuleBasedStateMachine):

@@ -1,9 +1,6 @@
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
-
-import asyncpg
 
 from millrace_database.database import Database
 from millrace_database.ids import new_id

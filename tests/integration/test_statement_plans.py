@@ -14,7 +14,7 @@ import pytest
 from millrace_database import attempt_records, job_attempts_repository, job_lifecycle, job_statements
 from millrace_database.database import Database
 from millrace_database.ids import new_id
-from millrace_queue import Lease, attempt_statements, line_statements, statements
+from millrace_queue import Lease, attempt_statements, line_statements, outlook, statements
 from support.large_tables import fill_jobs, filled_database, reads_of
 from support.queue_samples import created_jobs, new_worker, sample_job
 
@@ -197,6 +197,13 @@ async def test_keeping_a_line_reads_its_head(
 
     assert reads.rows["queue"] <= 2
     assert (await reads_of(conn, line_statements.ADD_LINES)).rows["queue"] <= 2
+
+
+async def test_a_look_reads_one_entry_of_each_kind(large: _Large, conn: asyncpg.Connection) -> None:
+    reads = await reads_of(conn, outlook.LOOK, ["imports:load", "reports:generate"], True)
+
+    # And what workers hold.
+    assert reads.rows["queue"] <= _BATCH + 5
 
 
 def _each(value: object) -> list[Any]:

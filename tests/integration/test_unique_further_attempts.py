@@ -47,7 +47,7 @@ async def _running(conn: asyncpg.Connection, key: str, count: int = 1) -> list[C
 
 async def _slots(conn: asyncpg.Connection) -> dict[UUID, str | None]:
     assert await disagreements(conn) == []
-    return dict(await conn.fetch("SELECT id, unique_slot FROM queue"))
+    return {row["id"]: row["unique_slot"] for row in await conn.fetch("SELECT id, unique_slot FROM queue")}
 
 
 async def test_the_second_one_that_fails_does_so_for_good(database: Database) -> None:

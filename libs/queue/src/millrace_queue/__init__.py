@@ -36,7 +36,6 @@ from millrace_queue.tenants import Tenant, get_tenant, pause_tenant, resume_tena
 from millrace_queue.throttles import Throttle, enter_throttles, find_throttles, remove_ended_throttles
 from millrace_queue.type_gates import TypeGates, pause_type, resume_type, set_type_limits
 from millrace_queue.unique_keys import Holder, find_holders, replace_waiting
-from millrace_queue.unused_rates import remove_unused_rates
 from millrace_queue.waiting import cancel, enqueue, expire, promote, seconds_until_due, seconds_until_expiry
 from millrace_queue.workers import heartbeat, held_leases, register_worker, rescue, unregister_worker
 
@@ -98,7 +97,6 @@ __all__ = [
     "register_worker",
     "release",
     "remove_ended_throttles",
-    "remove_unused_rates",
     "replace_waiting",
     "rescue",
     "resume_tenant",

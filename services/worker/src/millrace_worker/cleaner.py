@@ -84,7 +84,7 @@ class Cleaner:
     async def _remove_leftovers(self) -> None:
         removals: tuple[_Removal, ...] = (_remove_throttles, _remove_flow)
         if time.monotonic() >= self._rare_at:
-            removals += (_remove_rates, _remove_imports)
+            removals += (_remove_imports,)
             self._rare_at = time.monotonic() + _RARE_SECONDS * random.uniform(0.75, 1)  # noqa: S311 - jitter is no secret
         for remove in removals:
             while await self._remove(remove):
@@ -108,10 +108,6 @@ def _next_batch(batch: int, took: float) -> int:
 
 async def _remove_throttles(connection: asyncpg.Connection) -> bool:
     return await millrace_queue.remove_ended_throttles(connection, limit=_BATCH) == _BATCH
-
-
-async def _remove_rates(connection: asyncpg.Connection) -> bool:
-    return await millrace_queue.remove_unused_rates(connection, limit=_BATCH) == _BATCH
 
 
 async def _remove_flow(connection: asyncpg.Connection) -> bool:
