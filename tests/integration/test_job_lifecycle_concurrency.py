@@ -11,7 +11,8 @@ import asyncpg
 from millrace_database import job_lifecycle
 from millrace_database.database import Database
 from millrace_database.ids import new_id
-from millrace_database.job_lifecycle import Cancellation, JobFailure, ProgressReport
+from millrace_database.job_lifecycle import Cancellation, JobFailure, JobSnooze, ProgressReport
+from millrace_database.job_options import JobOptions
 from millrace_database.jobs_repository import get_jobs_changed
 from millrace_queue import Lease, heartbeat, promote, register_worker
 from support.queue_samples import (
@@ -43,6 +44,7 @@ class _Client:
     async def run(self) -> None:
         commands = [self.claim] * 3 + [self.complete, self.fail, self.hand_back, self.stop, self.report] * 2
         commands += [self.cancel, self.retry, self.rescue, self.crash, self.beat, self.create, promote_all]
+        commands += [self.snooze, self.stand_still, self.say_lost, self.expire]
         for _ in range(_COMMANDS):
             async with self.conn.transaction():
                 await chance.choice(commands)(self.conn)
@@ -65,6 +67,19 @@ class _Client:
     async def hand_back(self, conn: asyncpg.Connection) -> None:
         await job_lifecycle.hand_back_jobs(conn, self.some_leases())
 
+    async def snooze(self, conn: asyncpg.Connection) -> None:
+        delay = chance.choice([timedelta(), timedelta(milliseconds=5)])
+        await job_lifecycle.snooze_jobs(conn, [JobSnooze(lease, delay) for lease in self.some_leases()])
+
+    async def stand_still(self, conn: asyncpg.Connection) -> None:
+        await job_lifecycle.lapse_jobs(conn, self.some_leases())
+
+    async def say_lost(self, conn: asyncpg.Connection) -> None:
+        await job_lifecycle.record_lost_leases(conn, self.some_leases())
+
+    async def expire(self, conn: asyncpg.Connection) -> None:
+        await job_lifecycle.expire_jobs(conn, limit=10)
+
     async def stop(self, conn: asyncpg.Connection) -> None:
         await job_lifecycle.cancelled_jobs(conn, self.some_leases())
 
@@ -84,7 +99,11 @@ class _Client:
 
     async def create(self, conn: asyncpg.Connection) -> None:
         requests = chance.sample(range(10), k=5)
-        await job_lifecycle.create_jobs(conn, [sample_job(request_id=f"r{number}") for number in requests])
+        soon = await conn.fetchval("SELECT now() + interval '20 ms'")
+        options = [None, JobOptions(deadline=soon, dead_letter_type="b")]
+        await job_lifecycle.create_jobs(
+            conn, [sample_job(request_id=f"r{number}", options=chance.choice(options)) for number in requests]
+        )
 
     async def crash(self, conn: asyncpg.Connection) -> None:
         await conn.execute(
@@ -116,6 +135,8 @@ _CHANGES: dict[str, _Change] = {
         conn, [JobFailure(lease, timedelta(), "BROKEN", "It broke.", retryable=True)]
     ),
     "hand back": lambda conn, lease: job_lifecycle.hand_back_jobs(conn, [lease]),
+    "snooze": lambda conn, lease: job_lifecycle.snooze_jobs(conn, [JobSnooze(lease, timedelta())]),
+    "stand still": lambda conn, lease: job_lifecycle.lapse_jobs(conn, [lease]),
     "stop": lambda conn, lease: job_lifecycle.cancelled_jobs(conn, [lease]),
     "report": lambda conn, lease: job_lifecycle.report_progress(conn, [ProgressReport(lease, 50)]),
     "cancel": lambda conn, lease: job_lifecycle.cancel_job(conn, "acme", lease.id),

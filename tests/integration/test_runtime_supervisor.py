@@ -36,8 +36,15 @@ async def _started(toy: SupervisedProcess) -> AsyncIterator[SupervisedProcess]:
 
 def _processes() -> list[psutil.Process]:
     """The toys that this process has started and that still run."""
-    children = psutil.Process().children()
-    return [child for child in children if toy_service.__file__ in " ".join(child.cmdline())]
+    return [child for child in psutil.Process().children() if toy_service.__file__ in _command(child)]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        # It has ended, of another test perhaps.
+        return ""
 
 
 def _process() -> psutil.Process:

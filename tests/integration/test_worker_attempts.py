@@ -227,3 +227,5 @@ async def test_a_handler_that_holds_the_interpreter_for_longer_than_a_lease_is_q
 
     assert (job.status, job.error_code) == ("failed", "QUARANTINED")
     assert (await _counts(database, job_id))["lease_lost"] == 3
+    # It was not claimed and handed back over and over while handlers were not to run.
+    assert job.version < 30

@@ -65,13 +65,6 @@ async def _leftovers(conn: asyncpg.Connection) -> None:
     keys = {new_id(): Throttle(str(n), timedelta(hours=1)) for n in range(1_200)}
     await enter_throttles(conn, keys)
     await conn.execute("UPDATE queue_throttles SET ends_at = now() WHERE unique_key <> '0'")
-    await conn.execute(
-        "INSERT INTO queue_rates (type, tenant, start_times, start_counts, next_at) VALUES"
-        " ('a', 'old', ARRAY[now() - interval '32 days'], '{1}', now() - interval '40 days'),"
-        " ('a', 'never', '{}', '{}', now() - interval '40 days'),"
-        " ('a', 'used', ARRAY[now() - interval '40 days', now() - interval '30 days'], '{1,1}', now() - interval '40 days'),"
-        " ('a', 'next', '{}', '{}', now())"
-    )
     await add_flow(conn, new_id(), {("a", "old"): (1, 1)})
     await conn.execute("UPDATE job_flow SET bucket = bucket - interval '10 minutes'")
     await add_flow(conn, new_id(), {("a", "new"): (1, 1)})
@@ -103,5 +96,4 @@ async def test_other_things_that_would_grow_for_ever_are_removed(database: Datab
             await cleaner
     assert (await fetch(database, "SELECT count(*) FROM dataset_rows"))[0][0] == 0
     assert [row[0] for row in await fetch(database, "SELECT unique_key FROM queue_throttles")] == ["0"]
-    assert {row[0] for row in await fetch(database, "SELECT tenant FROM queue_rates")} == {"used", "next"}
     assert [row[0] for row in await fetch(database, "SELECT org_id FROM job_flow")] == ["new"]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from millrace_database.database import Database
 from millrace_worker import Backoff, JobContext, Registry, SyncJobContext, execution
@@ -187,9 +186,8 @@ async def test_claims_do_not_get_slower_while_a_transaction_elsewhere_stays_open
         count: int = row["idx_tup_read"]
         return count
 
-    async with database.session() as old:
-        await old.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-        await old.execute(text("SELECT count(*) FROM queue"))
+    async with database.connection() as old, old.transaction(isolation="repeatable_read", readonly=True):
+        await old.fetchval("SELECT count(*) FROM queue")
         before = await drained(3_000)
         after = await drained(200)
 

@@ -65,6 +65,9 @@ class LeaseKeeper:
     @property
     def holds(self) -> bool:
         """Whether the leases of this worker certainly hold for a while."""
+        if self._has_lapsed:
+            # What is claimed before handlers run again would be handed back, and claimed again, at once.
+            return False
         return self.worker_id is not None and time.monotonic() < self._deadline()
 
     @property
