@@ -61,13 +61,14 @@ async def test_a_filter_is_sent_as_it_was_given() -> None:
     }
 
 
-async def test_an_empty_filter_is_sent_too_since_the_service_refuses_a_missing_one() -> None:
-    jobs = ScriptedJobs(messages.CancelJobsResponse(), messages.RetryJobsResponse())
+async def test_an_empty_filter_which_would_be_all_jobs_is_refused() -> None:
+    jobs = ScriptedJobs()
     async with client_of(jobs) as client:
-        await client.jobs.cancel_many(JobFilter())
-        await client.jobs.retry_many(JobFilter())
-    assert [request.HasField("filter") for request in jobs.requests] == [True, True]
-    assert [request.validate_only for request in jobs.requests] == [False, False]
+        with pytest.raises(ValueError, match="all jobs"):
+            await client.jobs.cancel_many(JobFilter(types=[]))
+        with pytest.raises(ValueError, match="all jobs"):
+            await client.jobs.retry_many(JobFilter())
+    assert jobs.requests == []
 
 
 async def test_cancelling_many_is_repeated_while_the_service_is_away_and_retrying_many_is_not() -> None:
@@ -78,10 +79,10 @@ async def test_cancelling_many_is_repeated_while_the_service_is_away_and_retryin
         messages.RetryJobsResponse(retried=3, conflicts=1, more=True),
     )
     async with client_of(jobs) as client:
-        assert (await client.jobs.cancel_many(JobFilter())).cancelled == 1
+        assert (await client.jobs.cancel_many(JobFilter(types=["a"]))).cancelled == 1
         with pytest.raises(UnavailableError):
-            await client.jobs.retry_many(JobFilter())
-        assert await client.jobs.retry_many(JobFilter()) == RetriedJobs(3, 1, more=True)
+            await client.jobs.retry_many(JobFilter(types=["a"]))
+        assert await client.jobs.retry_many(JobFilter(types=["a"])) == RetriedJobs(3, 1, more=True)
 
 
 async def test_a_key_is_unblocked() -> None:

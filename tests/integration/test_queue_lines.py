@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections.abc import Sequence
 from datetime import datetime
@@ -63,6 +64,36 @@ async def test_a_flood_delays_another_tenant_by_one_round(database: Database) ->
         await enqueue(conn, entries_of("B", 1))
 
         assert "B" in tenants(await served(conn, worker_id, 2))
+
+
+async def test_many_at_once_get_their_tenant_no_further_share(database: Database) -> None:
+    """Three transactions bring a tenant's entries in at the same time, as a caller does with three batches."""
+
+    async def bring_in() -> None:
+        async with database.transaction() as conn:
+            await enqueue(conn, entries_of("A", 200))
+            # The others come in meanwhile, as far as they do not wait.
+            await asyncio.sleep(0.03)
+
+    async with database.connection() as conn:
+        worker_id = await new_worker(conn)
+        await enqueue(conn, entries_of("B", 1))
+        await served(conn, worker_id)
+        await asyncio.gather(*(bring_in() for _ in range(3)))
+        await enqueue(conn, entries_of("B", 200))
+
+        claims = tenants(await served(conn, worker_id, 200))
+
+    assert 98 <= claims.count("B") <= 102
+
+
+async def test_an_open_transaction_holds_up_others_for_a_moment_only(database: Database) -> None:
+    async with database.connection() as conn:
+        await enqueue(conn, entries_of("A", 1))
+    async with database.transaction() as long, database.transaction() as conn:
+        await enqueue(long, entries_of("A", 100))
+        async with asyncio.timeout(10):
+            assert len(await enqueue(conn, entries_of("A", 100))) == 100
 
 
 async def test_entries_of_a_tenant_keep_their_order(database: Database) -> None:

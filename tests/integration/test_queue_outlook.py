@@ -14,6 +14,7 @@ from millrace_queue import (
     claim,
     complete,
     enqueue,
+    keep_lines,
     look,
     pause_tenant,
     pause_type,
@@ -72,6 +73,20 @@ async def test_an_entry_before_the_start_of_its_line_is_behind(database: Databas
         assert (await outlook(conn)).behind
         assert not (await outlook(conn)).ready
         assert not (await outlook(conn, from_beginning=False)).behind
+
+
+async def test_an_entry_that_a_release_without_lines_wrote_is_behind(database: Database) -> None:
+    async with database.connection() as conn:
+        await enqueue(conn, [sample_entry("a")])
+        await conn.execute(
+            "INSERT INTO queue (id, type, tenant, max_attempts, priority) VALUES ($1, 'a', 'acme', 4, 5)",
+            new_id(),
+        )
+
+        assert (await outlook(conn)).behind
+        assert not (await outlook(conn, from_beginning=False)).behind
+        await keep_lines(conn, {}, from_beginning=True)
+        assert not (await outlook(conn)).behind
 
 
 async def test_a_worker_that_is_late_or_gone_is_lost(database: Database) -> None:

@@ -304,3 +304,43 @@ async def test_plans_made_while_the_tables_were_small_do_no_harm_later(
             before = await _rows_read_in_sequence(conn)
             await run_batch()
             assert await _rows_read_in_sequence(conn) == before
+
+
+async def test_plans_kept_from_when_statistics_said_that_nothing_is_there_read_no_whole_index(
+    database: Database,
+) -> None:
+    """A vacuum of a queue that is just empty leaves such statistics."""
+    await created_jobs(database, *(sample_job() for _ in range(1_000)))
+    async with database.connection() as conn:
+        worker_id = await new_worker(conn)
+        await conn.execute("DELETE FROM queue")
+        await conn.execute("DELETE FROM jobs")
+        await conn.execute("VACUUM (ANALYZE, INDEX_CLEANUP on) queue, jobs")
+    async with _opened(database.url, keep_plans=True) as worker, worker.connection() as conn:
+
+        async def run_batch(count: int) -> None:
+            claimed = await job_lifecycle.claim_jobs(conn, worker_id, {"reports:generate": count}, count)
+            leases = [job.lease for job in claimed]
+            failures = [
+                job_lifecycle.JobFailure(lease, timedelta(hours=1), "TEST", "", retryable=True)
+                for lease in leases[::2]
+            ]
+            await job_lifecycle.fail_jobs(conn, failures)
+            await job_lifecycle.complete_jobs(conn, [(lease, "{}") for lease in leases[1::2]])
+
+        for _ in range(4):
+            await created_jobs(database, *(sample_job() for _ in range(2)))
+            await run_batch(2)
+        await created_jobs(database, *(sample_job() for _ in range(5_000)))
+
+        async with conn.transaction():
+            before = await _rows_read_by_indexes(conn)
+            await run_batch(20)
+            assert await _rows_read_by_indexes(conn) - before < 2_000
+
+
+async def _rows_read_by_indexes(conn: asyncpg.Connection) -> int:
+    count: int = await conn.fetchval(
+        "SELECT sum(idx_tup_fetch) FROM pg_stat_xact_user_tables WHERE relname IN ('jobs', 'queue')"
+    )
+    return count

@@ -242,11 +242,9 @@ class JobsClient:
         """Cancel the jobs that match and are not finished, the oldest first, and count them.
 
         At most 10,000 at a time: while there are `more`, call it again; what was cancelled does not match
-        again. A `dry_run` only counts.
+        again. A `dry_run` only counts. ValueError when the filter is empty: name the statuses to cancel all jobs.
         """
-        request = messages.CancelJobsRequest(
-            org_id=self._org_id, filter=to_filter(jobs), validate_only=dry_run
-        )
+        request = messages.CancelJobsRequest(org_id=self._org_id, filter=_some(jobs), validate_only=dry_run)
         response = await self._connection.call(self._connection.jobs.CancelJobs, request, timeout)
         return CancelledJobs(response.cancelled, response.cancelling, response.more)
 
@@ -256,11 +254,10 @@ class JobsClient:
         """Retry the failed jobs that match, the oldest first, and count them; cancelled ones when `statuses` ask for it.
 
         At most 10,000 at a time; `more` says that there are others. What fails once more, and what is in
-        conflict, matches again. A `dry_run` only counts. Never repeated by itself.
+        conflict, matches again. A `dry_run` only counts. Never repeated by itself. ValueError when the filter is
+        empty: name the statuses to retry all jobs.
         """
-        request = messages.RetryJobsRequest(
-            org_id=self._org_id, filter=to_filter(jobs), validate_only=dry_run
-        )
+        request = messages.RetryJobsRequest(org_id=self._org_id, filter=_some(jobs), validate_only=dry_run)
         response = await self._connection.call(self._connection.jobs.RetryJobs, request, timeout)
         return RetriedJobs(response.retried, response.conflicts, response.more)
 
@@ -276,6 +273,14 @@ class JobsClient:
     def types(self, *, page_size: int = 100, timeout: float | None = None) -> AsyncIterator[JobType]:
         """Yield the job types that workers have published: the same as `client.job_types.list()`."""
         return JobTypesClient(self._connection).list(page_size=page_size, timeout=timeout)
+
+
+def _some(jobs: JobFilter) -> messages.JobFilter:
+    asked = to_filter(jobs)
+    if asked == messages.JobFilter():
+        # A list that turned out empty would otherwise mean every job.
+        raise ValueError("the filter is empty, which would be all jobs: name the statuses to mean that")
+    return asked
 
 
 async def _batches(jobs: Iterable[NewJob]) -> AsyncIterator[Sequence[messages.CreateJobRequest]]:

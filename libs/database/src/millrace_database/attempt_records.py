@@ -22,7 +22,7 @@ SELECT jobs.job_id, ended.fence, jobs.attempt, ended.outcome, jobs.started_at, j
     coalesce(ended.worker_name, worker.details ->> 'name', ''), ended.code, ended.message
 FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[])
     AS ended (job_id, fence, outcome, code, message, worker_name)
-JOIN jobs ON jobs.job_id = ended.job_id
+JOIN jobs ON jobs.job_id = ANY (ARRAY[ended.job_id])
 LEFT JOIN queue_workers AS worker ON worker.worker_id = jobs.worker_id
 """
 

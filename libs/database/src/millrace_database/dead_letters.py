@@ -16,7 +16,7 @@ _INSERT = """
 WITH RECURSIVE failed AS MATERIALIZED (
     SELECT jobs.*, given.dead_letter_id, wanted.dead_letter_type
     FROM unnest($1::uuid[], $2::uuid[]) AS given (job_id, dead_letter_id)
-    JOIN jobs ON jobs.job_id = given.job_id
+    JOIN jobs ON jobs.job_id = ANY (ARRAY[given.job_id])
     LEFT JOIN job_types ON job_types.type = jobs.type
     CROSS JOIN LATERAL (
         SELECT coalesce(
@@ -29,7 +29,7 @@ WITH RECURSIVE failed AS MATERIALIZED (
     SELECT dead_letter_id, type, parent_job_id FROM failed
     UNION ALL
     SELECT cause.dead_letter_id, jobs.type, jobs.parent_job_id
-    FROM cause JOIN jobs ON jobs.job_id = cause.parent_job_id
+    FROM cause JOIN jobs ON jobs.job_id = ANY (ARRAY[cause.parent_job_id])
 )
 INSERT INTO jobs (job_id, org_id, type, input, created_by, max_attempts, parent_job_id)
 SELECT failed.dead_letter_id, failed.org_id, failed.dead_letter_type,

@@ -2,6 +2,9 @@
 
 A job that is not finished has a queue entry. Whoever changes such a job locks its entry first, so nobody waits
 here while he holds what the other needs. `version` grows with every change of the row.
+
+`= ANY (ARRAY[…])` instead of `=`: with plain equality Postgres may go through a whole index and look for each row among
+those given, when statistics say that the table is empty. A plan that is kept would still do so when it is full.
 """
 
 # Sorted, so that two batches with the same request ids meet in one order and do not wait for each other in a circle.
@@ -37,15 +40,20 @@ SET input = given.input::jsonb, metadata = given.metadata::jsonb, max_attempts =
 FROM unnest(
     $1::uuid[], $2::text[], $3::text[], $4::integer[], $5::smallint[], $6::timestamptz[], $7::text[], $8::text[]
 ) AS given (job_id, input, metadata, max_attempts, priority, run_at, options, request_id)
-WHERE jobs.job_id = given.job_id
+WHERE jobs.job_id = ANY (ARRAY[given.job_id])
 """
 
 # In a statement of its own: only a new snapshot sees the job whose transaction the insertion waited for.
 FIND_BY_REQUEST = """
-SELECT wanted.place, jobs.job_id, jobs.type <> wanted.type OR jobs.input <> wanted.input::jsonb AS conflict
+SELECT wanted.place, found.*
 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[])
     AS wanted (place, org_id, request_id, type, input)
-JOIN jobs ON jobs.org_id = wanted.org_id AND jobs.request_id = wanted.request_id AND jobs.request_id IS NOT NULL
+CROSS JOIN LATERAL (
+    SELECT jobs.job_id, jobs.type <> wanted.type OR jobs.input <> wanted.input::jsonb AS conflict
+    FROM jobs
+    WHERE jobs.org_id = wanted.org_id AND jobs.request_id = wanted.request_id AND jobs.request_id IS NOT NULL
+    LIMIT 1
+) AS found
 """
 
 START_JOBS = """
@@ -54,7 +62,7 @@ SET status = 'processing', attempt = claimed.attempt, started_at = now(), progre
     total_items = 0, processed_items = 0, error_code = NULL, error_message = NULL, error_retryable = NULL,
     worker_id = $3::uuid, version = version + 1
 FROM unnest($1::uuid[], $2::integer[]) AS claimed (job_id, attempt)
-WHERE jobs.job_id = claimed.job_id
+WHERE jobs.job_id = ANY (ARRAY[claimed.job_id])
 RETURNING jobs.job_id, jobs.org_id, jobs.input::text AS input_json, jobs.metadata::text AS metadata_json,
     jobs.created_by, jobs.options::text AS options_json
 """
@@ -63,7 +71,7 @@ COMPLETE_JOBS = """
 UPDATE jobs
 SET status = 'completed', progress = 100, output = done.output::jsonb, completed_at = now(), version = version + 1
 FROM unnest($1::uuid[], $2::text[]) AS done (job_id, output)
-WHERE jobs.job_id = done.job_id
+WHERE jobs.job_id = ANY (ARRAY[done.job_id])
 """
 
 FAIL_JOBS = """
@@ -74,7 +82,7 @@ SET status = failed.status, run_at = coalesce(failed.run_at, jobs.run_at),
     version = version + 1
 FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::boolean[])
     AS failed (job_id, status, run_at, code, message, retryable)
-WHERE jobs.job_id = failed.job_id
+WHERE jobs.job_id = ANY (ARRAY[failed.job_id])
 """
 
 CANCEL_JOBS = """
@@ -98,7 +106,7 @@ UPDATE jobs
 SET status = 'pending', attempt = attempt - 1, started_at = NULL, run_at = now() + snoozed.delay,
     message = coalesce(snoozed.message, jobs.message), version = version + 1
 FROM unnest($1::uuid[], $2::interval[], $3::text[]) AS snoozed (job_id, delay, message)
-WHERE jobs.job_id = snoozed.job_id
+WHERE jobs.job_id = ANY (ARRAY[snoozed.job_id])
 """
 
 # Locks the job: it has no entry that could be locked. A deadline that is over does not hold for a job that is retried.
@@ -125,7 +133,7 @@ SET progress = coalesce(report.progress, jobs.progress), message = coalesce(repo
     processed_items = coalesce(report.processed_items, jobs.processed_items), version = version + 1
 FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::bigint[], $5::bigint[])
     AS report (job_id, progress, message, total_items, processed_items)
-WHERE jobs.job_id = report.job_id
+WHERE jobs.job_id = ANY (ARRAY[report.job_id])
 """
 
 GET_STATUS = "SELECT status FROM jobs WHERE job_id = $1::uuid AND org_id = $2::text"

@@ -67,6 +67,23 @@ SELECT
             WHERE line.type = entry.type AND line.priority >= entry.priority
             LIMIT $2::integer
         ) AS earlier
+    ) WHEN entry.parked_by = 'key' THEN (
+        SELECT count(*)
+        FROM (
+            SELECT FROM queue
+            WHERE queue.parked_by = 'key' AND queue.type = entry.type AND queue.tenant = entry.tenant
+                AND queue.concurrency_key = entry.concurrency_key
+                AND (-queue.priority, queue.rank, queue.id) < (-entry.priority, entry.rank, entry.id)
+            LIMIT $2::integer
+        ) AS earlier
+    ) WHEN entry.parked_by = 'tenant' THEN (
+        SELECT count(*)
+        FROM (
+            SELECT FROM queue
+            WHERE queue.parked_by = 'tenant' AND queue.tenant = entry.tenant AND queue.type = entry.type
+                AND (-queue.priority, queue.rank, queue.id) < (-entry.priority, entry.rank, entry.id)
+            LIMIT $2::integer
+        ) AS earlier
     ) ELSE 0 END AS jobs_before
 FROM queue AS entry
 LEFT JOIN queue_types AS type ON type.type = entry.type
@@ -90,7 +107,7 @@ class WaitingFacts:
         rate_until: when the next start is possible; None: no rate is used up.
         key_full: as many with its concurrency key run as may, or others of its key come before it.
         blocking_job_id: the failed job that blocks its concurrency key.
-        jobs_before: how many of its type come before it in line, at most `MOST_BEFORE`; 0 when it stands in none.
+        jobs_before: how many of its type come before it in line, or at the gate where it waits, at most `MOST_BEFORE`.
 
     """
 

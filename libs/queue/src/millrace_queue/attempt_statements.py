@@ -53,7 +53,7 @@ WITH failing AS MATERIALIZED (
         leases_lost = CASE WHEN decided.lost THEN queue.leases_lost + 1 ELSE 0 END,
         unique_slot = CASE WHEN queue.unique_while = 'each_state' THEN 'retry' ELSE queue.unique_slot END
     FROM decided
-    WHERE queue.id = decided.id AND NOT decided.final AND NOT decided.key_taken AND NOT decided.undecided
+    WHERE queue.id = ANY (ARRAY[decided.id]) AND NOT decided.final AND NOT decided.key_taken AND NOT decided.undecided
 )
 SELECT id, cancel_requested, final, quarantined, key_taken, undecided, run_at, gated, type, tenant, concurrency_key,
     key_order, enqueued_at
@@ -87,7 +87,7 @@ WITH held AS MATERIALIZED (
         rank = greatest(queue.rank, held.line_start, 1), run_at = held.run_at, fence = NULL, worker_id = NULL,
         gated = false, leases_lost = 0
     FROM held
-    WHERE queue.id = held.id AND NOT held.cancel_requested
+    WHERE queue.id = ANY (ARRAY[held.id]) AND NOT held.cancel_requested
 )
 SELECT id, cancel_requested, run_at, gated, type, tenant, concurrency_key, key_order, enqueued_at FROM held
 """

@@ -176,7 +176,7 @@ START = f"""
 WITH parked AS (
     UPDATE queue SET state = 'parked', parked_by = held.parked_by
     FROM unnest($3::uuid[], $4::text[]) AS held (id, parked_by)
-    WHERE queue.id = held.id
+    WHERE queue.id = ANY (ARRAY[held.id])
 )
 {_START}
 WHERE id = ANY ($2::uuid[])
@@ -225,7 +225,7 @@ place AS MATERIALIZED (
 )
 UPDATE queue SET state = 'ready', parked_by = NULL, rank = numbered.rank
 FROM numbered
-WHERE queue.id = numbered.id AND queue.state = 'parked'
+WHERE queue.id = ANY (ARRAY[numbered.id]) AND queue.parked_by IS NOT NULL
 RETURNING queue.type, queue.tenant, queue.concurrency_key
 """
 
@@ -365,7 +365,7 @@ UNBLOCK_RETRIED = """
 WITH retried AS (
     DELETE FROM queue_blocked_keys WHERE id = ANY ($1::uuid[]) RETURNING id, enqueued_at
 )
-UPDATE queue SET enqueued_at = retried.enqueued_at FROM retried WHERE queue.id = retried.id
+UPDATE queue SET enqueued_at = retried.enqueued_at FROM retried WHERE queue.id = ANY (ARRAY[retried.id])
 """
 
 # The rows that are keyed already are left alone, and not locked.

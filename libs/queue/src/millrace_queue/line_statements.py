@@ -110,7 +110,7 @@ SET state = CASE WHEN placed.later THEN 'scheduled' ELSE 'ready' END, rank = pla
     concurrency_limit = placed.concurrency_limit, key_order = placed.key_order, unique_while = placed.unique_while,
     parked_by = NULL, fence = NULL, worker_id = NULL, gated = false, cancel_requested = false
 FROM placed
-WHERE queue.id = placed.id
+WHERE queue.id = ANY (ARRAY[placed.id])
 RETURNING queue.id
 """  # noqa: S608 - put together of constants
 
@@ -138,7 +138,7 @@ WITH due AS MATERIALIZED (
 )
 UPDATE queue SET state = 'ready', rank = ranked.rank
 FROM ranked
-WHERE queue.id = ranked.id
+WHERE queue.id = ANY (ARRAY[ranked.id])
 RETURNING type
 """
 )

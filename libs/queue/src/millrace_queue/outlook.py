@@ -26,6 +26,23 @@ SELECT
             LIMIT 1
         ) AS head
         WHERE head.rank < line.start
+    ) OR $2::boolean AND EXISTS (
+        WITH RECURSIVE line AS (
+            (SELECT type, -priority AS place FROM queue WHERE state = 'ready' ORDER BY type, -priority LIMIT 1)
+            UNION ALL
+            SELECT next.type, next.place
+            FROM line CROSS JOIN LATERAL (
+                SELECT queue.type, -queue.priority AS place
+                FROM queue
+                WHERE queue.state = 'ready' AND (queue.type, -queue.priority) > (line.type, line.place)
+                ORDER BY queue.type, -queue.priority
+                LIMIT 1
+            ) AS next
+        )
+        SELECT FROM line
+        WHERE NOT EXISTS (
+            SELECT FROM queue_lines WHERE queue_lines.type = line.type AND queue_lines.priority = -line.place
+        )
     ) AS behind,
     EXISTS (SELECT FROM queue_workers WHERE heartbeat_at < now() - lease OR heartbeat_at > now() + lease)
         OR EXISTS (
@@ -56,7 +73,8 @@ class Outlook:
 
     Attributes:
         ready: a claim may find entries.
-        behind: entries stand before the start of their line, for `keep_lines` to find.
+        behind: entries stand before the start of their line, or in one that has no row because a release without lines
+            wrote them, for `keep_lines` to find.
         lost: `rescue` has something to do.
         gates: there are limits, or entries that wait at one: `sweep_gates` is wanted.
         due_in: the seconds until `promote` is wanted, None: nothing waits for its time.

@@ -7,6 +7,9 @@ How locks are taken, so that operations on the same entries never wait for each 
 - What can do without an entry (claim, promote, rescue, expire, confirm_free) skips locked ones and never waits.
 - Whoever changes other rows along with an entry locks the entry first.
 
+Where rows are joined by ids, `= ANY (ARRAY[…])` stands instead of `=`: with plain equality Postgres may go through a whole
+index when statistics say that the table is empty, and a kept plan would do so for ever. This one can only be probed.
+
 A LIMIT with FOR UPDATE SKIP LOCKED stands in a materialized subquery; evaluated twice, it would take twice as many.
 """
 
@@ -76,7 +79,7 @@ FROM (
 CONFIRM_FREE = """
 SELECT lease.id, entry.id IS NOT NULL AS locked
 FROM unnest($1::uuid[], $2::bigint[]) AS lease (id, fence)
-JOIN queue AS held ON held.id = lease.id AND held.fence = lease.fence
+JOIN queue AS held ON held.id = ANY (ARRAY[lease.id]) AND held.fence = lease.fence
 LEFT JOIN LATERAL (
     SELECT queue.id FROM queue WHERE queue.id = lease.id AND queue.fence = lease.fence FOR UPDATE SKIP LOCKED
 ) AS entry ON true

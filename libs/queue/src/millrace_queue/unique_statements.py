@@ -1,10 +1,14 @@
 """The SQL statements that find who has a unique key, and those of throttled keys."""
 
 FIND_HOLDERS = """
-SELECT wanted.place, queue.id, queue.type, queue.tenant, queue.state <> 'running' AND queue.attempt = 0
-FROM unnest($1::integer[], $2::text[], $3::text[]) AS wanted (place, unique_key, unique_slot)
-JOIN queue ON queue.unique_key = wanted.unique_key AND queue.unique_slot = wanted.unique_slot
-    AND queue.unique_slot IS NOT NULL
+SELECT wanted.place, holder.*
+FROM unnest($1::integer[], $2::text[], $3::text[]) AS wanted (place, unique_key, unique_slot) CROSS JOIN LATERAL (
+    SELECT queue.id, queue.type, queue.tenant, queue.state <> 'running' AND queue.attempt = 0
+    FROM queue
+    WHERE queue.unique_key = wanted.unique_key AND queue.unique_slot = wanted.unique_slot
+        AND queue.unique_slot IS NOT NULL
+    LIMIT 1
+) AS holder
 """
 
 # In one order, as the entries with unique keys. A key is given at most once.

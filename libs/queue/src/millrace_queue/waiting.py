@@ -8,6 +8,7 @@ from millrace_queue import attempt_statements, line_statements, statements
 from millrace_queue.entries import CancelOutcome, Connection, NewEntry
 from millrace_queue.entry_columns import entry_columns
 from millrace_queue.keys import mark_keyed, unblock_retried
+from millrace_queue.turns import take_turns
 
 
 async def enqueue(conn: Connection, entries: Sequence[NewEntry]) -> set[UUID]:
@@ -27,6 +28,7 @@ async def enqueue(conn: Connection, entries: Sequence[NewEntry]) -> set[UUID]:
     if not entries:
         return set()
     await mark_keyed(conn, entries)
+    await take_turns(conn, entries)
     entered = await _enqueue(conn, entries)
     await unblock_retried(conn, [entry for entry in entries if entry.attempt and entry.id in entered])
     return entered

@@ -1,7 +1,7 @@
 """From requests to what jobs ask for beyond the ordinary: every rule that these fields must keep."""
 
 from collections.abc import Collection, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -75,7 +75,7 @@ def check_options(
         deadline=_check_deadline(request, run_at, violations),
         timeout=_check_timeout(request, violations),
         retry=_check_retry(request.retry_policy, violations) if request.HasField("retry_policy") else None,
-        dead_letter_type=_check_dead_letter_type(request.dead_letter_type, known_types, violations),
+        dead_letter_type=_check_dead_letter_type(request, known_types, violations),
         unique=unique,
         concurrency=concurrency,
     )
@@ -89,6 +89,9 @@ def _check_deadline(
     deadline = violations.check_timestamp("deadline", request.deadline)
     if run_at is not None and deadline <= run_at:
         violations.add("deadline", "must be later than run_at")
+    # The delay counts on the database's clock, which this one is near enough to for a check.
+    if request.HasField("delay") and deadline <= datetime.now(UTC) + request.delay.ToTimedelta():
+        violations.add("deadline", "must be later than the delay ends")
     return deadline
 
 
@@ -131,9 +134,15 @@ def _optional_delay(
     return violations.check_duration(f"retry_policy.{field}", given, _NO_TIME_AT_ALL, maximum)
 
 
-def _check_dead_letter_type(name: str, known_types: Collection[str], violations: Violations) -> str | None:
-    checked = violations.check_text("dead_letter_type", name, max_length=MAX_TYPE_LENGTH)
-    if checked and checked not in known_types:
+def _check_dead_letter_type(
+    request: jobs_service_pb2.CreateJobRequest, known_types: Collection[str], violations: Violations
+) -> str | None:
+    checked = violations.check_text("dead_letter_type", request.dead_letter_type, max_length=MAX_TYPE_LENGTH)
+    if checked and checked == request.type:
+        violations.add(
+            "dead_letter_type", "must be another type: a dead letter makes no further one of its own type"
+        )
+    elif checked and checked not in known_types:
         violations.add("dead_letter_type", f"{checked!r} is no job type that a worker has published")
     return checked or None
 

@@ -16,12 +16,16 @@ from millrace_client.command.job_filters import (
 )
 from millrace_client.command.json_form import json_form
 from millrace_client.command.output import Output
+from millrace_client.job import JobStatus
 from millrace_client.job_filter import CancelledJobs, JobFilter, RetriedJobs
 
 ErrorCodesOption = Annotated[
     list[str] | None, typer.Option("--error-code", help="Of its error; any of these; may be repeated.")
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Instead of any filter.")]
+_UNFINISHED = JobFilter(statuses=(JobStatus.PENDING, JobStatus.PROCESSING))
+_FAILED = JobFilter(statuses=(JobStatus.FAILED,))
+
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Count them, and change nothing.")]
 
 
@@ -51,7 +55,7 @@ async def cancel_many(
         metadata or {},
         error_codes or (),
     )
-    _require_filter(jobs, every=every)
+    jobs = _required(jobs, every=_UNFINISHED if every else None)
     done = await client.jobs.cancel_many(jobs, dry_run=dry_run)
     cancelled, cancelling = done.cancelled, done.cancelling
     while done.more and not dry_run and done.cancelled + done.cancelling:
@@ -91,7 +95,7 @@ async def retry_many(
         metadata or {},
         error_codes or (),
     )
-    _require_filter(jobs, every=every)
+    jobs = _required(jobs, every=_FAILED if every else None)
     done = await client.jobs.retry_many(jobs, dry_run=dry_run)
     conflicts = f"; {done.conflicts} stay, as others have their unique keys" if done.conflicts else ""
     _say(
@@ -102,10 +106,11 @@ async def retry_many(
     )
 
 
-def _require_filter(jobs: JobFilter, *, every: bool) -> None:
+def _required(jobs: JobFilter, *, every: JobFilter | None) -> JobFilter:
     """Make sure that nobody means all jobs by leaving something out."""
-    if every is (jobs != JobFilter()):
+    if (every is None) is (jobs == JobFilter()):
         raise typer.BadParameter("give at least one filter, or --all")
+    return every or jobs
 
 
 def _say(output: Output, done: CancelledJobs | RetriedJobs, text: str, of_more: str) -> None:

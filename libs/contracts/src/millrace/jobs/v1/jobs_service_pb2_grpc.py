@@ -208,7 +208,8 @@ class JobsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryJob(self, request, context):
-        """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives.
+        """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives. A
+        deadline that is over does not hold any more.
 
         Not safe to retry blindly: a second call may find the job PENDING (FAILED_PRECONDITION) or
         failed once more. FAILED_PRECONDITION when the job is neither FAILED nor CANCELLED;

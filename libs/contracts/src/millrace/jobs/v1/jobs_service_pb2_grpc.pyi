@@ -72,7 +72,8 @@ class JobsServiceStub:
     FAILED_PRECONDITION when the job is COMPLETED or FAILED.
     """
     RetryJob: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.RetryJobRequest, _jobs_service_pb2.RetryJobResponse]
-    """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives.
+    """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives. A
+    deadline that is over does not hold any more.
 
     Not safe to retry blindly: a second call may find the job PENDING (FAILED_PRECONDITION) or
     failed once more. FAILED_PRECONDITION when the job is neither FAILED nor CANCELLED;
@@ -167,7 +168,8 @@ class JobsServiceAsyncStub(JobsServiceStub):
     FAILED_PRECONDITION when the job is COMPLETED or FAILED.
     """
     RetryJob: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.RetryJobRequest, _jobs_service_pb2.RetryJobResponse]  # type: ignore[assignment]
-    """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives.
+    """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives. A
+    deadline that is over does not hold any more.
 
     Not safe to retry blindly: a second call may find the job PENDING (FAILED_PRECONDITION) or
     failed once more. FAILED_PRECONDITION when the job is neither FAILED nor CANCELLED;
@@ -301,7 +303,8 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_service_pb2.RetryJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_service_pb2.RetryJobResponse, _abc.Awaitable[_jobs_service_pb2.RetryJobResponse]]:
-        """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives.
+        """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives. A
+        deadline that is over does not hold any more.
 
         Not safe to retry blindly: a second call may find the job PENDING (FAILED_PRECONDITION) or
         failed once more. FAILED_PRECONDITION when the job is neither FAILED nor CANCELLED;
