@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from millrace_database import database as database_module
 from millrace_database.database import Database
 from millrace_worker import Backoff, JobContext, Registry, SyncJobContext, execution
 from millrace_worker.output import encode_output
@@ -193,3 +194,25 @@ async def test_claims_do_not_get_slower_while_a_transaction_elsewhere_stays_open
 
     # From the beginning each of at least ten claims would read what 3,000 entries have left there.
     assert after - before < 15_000
+
+
+async def test_a_transaction_that_holds_one_entry_does_not_hold_up_the_ends_of_other_jobs(
+    database: Database, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_COMMAND_TIMEOUT_SECONDS", 1)
+    may_end = asyncio.Event()
+
+    @registry.job_handler("robust:held", concurrency=20)
+    async def held(context: JobContext[dict[str, Any]]) -> None:
+        await may_end.wait()
+
+    async with worker(database, registry, tmp_path):
+        job_ids = await create(database, "robust:held", [{}] * 10)
+        await fetched(database, "SELECT FROM queue WHERE state = 'running'", lambda rows: len(rows) == 10)
+        async with database.transaction() as other:
+            await other.fetchval("SELECT id FROM queue WHERE id = $1 FOR UPDATE", job_ids[0])
+            may_end.set()
+            for job_id in job_ids[1:]:
+                assert (await finished(database, job_id)).status == "completed"
+            assert (await read(database, job_ids[0])).status == "processing"
+        assert (await finished(database, job_ids[0])).status == "completed"

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+import millrace_queue
 from millrace_database import Database
 from millrace_worker.end_writing import (
     END_WRITERS,
@@ -25,6 +27,8 @@ from millrace_worker.progress import ProgressWriter, progress_report
 from millrace_worker.transient import DATABASE_ERRORS, Outage
 
 MAX_BATCH = 1_000
+
+_HELD_UP_SECONDS = 1.0
 
 _UNSTORABLE = Failed(INVALID_OUTPUT, "The database cannot store how the handler ended.", retry_delay=None)
 
@@ -70,6 +74,8 @@ class SettlementWriter:
         self._listener = listener
         self._waiting: deque[Settlement] = deque()
         self._in_flight = 0
+        # Ends of jobs whose entries somebody else has locked for long.
+        self._held_up: list[Settlement] = []
         self._wanted = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -78,7 +84,7 @@ class SettlementWriter:
     @property
     def backlog(self) -> int:
         """How many ends have not been written yet."""
-        return len(self._waiting) + self._in_flight
+        return len(self._waiting) + len(self._held_up) + self._in_flight
 
     def add(self, execution: Execution, outcome: Outcome) -> None:
         """Have the end of an execution written; what it reports from now on is dropped."""
@@ -95,14 +101,51 @@ class SettlementWriter:
     async def run(self) -> None:
         """Write until it is cancelled."""
         while True:
-            await self._wanted.wait()
+            await self._until_wanted()
             batch = self._take()
             self._in_flight = len(batch)
             await self._write_batch(batch)
             self._in_flight = 0
             if not self._waiting:
                 self._wanted.clear()
-                self._empty.set()
+                if not self._held_up:
+                    self._empty.set()
+
+    async def _until_wanted(self) -> None:
+        while self._held_up and not self._wanted.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HELD_UP_SECONDS):
+                    await self._wanted.wait()
+                    return
+            await self._look_for_held_up()
+        await self._wanted.wait()
+
+    async def _look_for_held_up(self) -> None:
+        """Have the ends written whose entries are free by now."""
+        settlements, self._held_up = self._held_up, []
+        try:
+            async with self._database.transaction() as connection:
+                free = await self._free(connection, settlements)
+        except DATABASE_ERRORS as error:
+            self._held_up = settlements
+            await self._outage.wait(error)
+            return
+        self._waiting.extend(free)
+        if free:
+            self._wanted.set()
+
+    async def _free(
+        self, connection: asyncpg.Connection, settlements: Sequence[Settlement]
+    ) -> list[Settlement]:
+        """Return the ends whose entries nobody else has locked, and put the others aside."""
+        locked = await millrace_queue.confirm_free(
+            connection, [settlement.execution.lease for settlement in settlements]
+        )
+        self._held_up = [
+            *self._held_up,
+            *(one for one in settlements if not locked.get(one.execution.lease.id, True)),
+        ]
+        return self._not_held_up(settlements)
 
     def _take(self) -> list[Settlement]:
         batch: dict[UUID, Settlement] = {}
@@ -121,21 +164,38 @@ class SettlementWriter:
             await self._write(
                 write_progress, [settlement for settlement in batch if settlement.last_progress]
             )
+            batch = self._not_held_up(batch)
         for kind, writer in END_WRITERS.items():
             settlements = [settlement for settlement in batch if isinstance(settlement.outcome, kind)]
             if settlements:
-                self._settled(settlements, await self._write(writer, settlements))
+                written = await self._write(writer, settlements)
+                self._settled(self._not_held_up(settlements), written)
         self._listener.changed()
 
+    def _not_held_up(self, settlements: Sequence[Settlement]) -> list[Settlement]:
+        held_up = {id(settlement) for settlement in self._held_up}
+        return [settlement for settlement in settlements if id(settlement) not in held_up]
+
     async def _write(self, writer: EndWriter, settlements: Sequence[Settlement]) -> Written:
-        """Write until the database has answered; what it cannot store is written as a failure of its own."""
+        """Write until the database has answered; what it cannot store is written as a failure of its own.
+
+        A transaction that holds one of the entries for long does not hold up the others: after a statement that did
+        not end in time only those are written that nobody has locked.
+        """
+        is_late = False
         while True:
+            held_up = list(self._held_up)
             try:
                 async with self._database.transaction() as connection:
+                    if is_late:
+                        settlements = await self._free(connection, settlements)
                     written = await writer(connection, settlements)
             except _FAULTS_OF_DATA as error:
+                self._held_up = held_up
                 return await self._write_apart(writer, settlements, error)
             except DATABASE_ERRORS as error:
+                self._held_up = held_up
+                is_late = isinstance(error, TimeoutError)
                 await self._outage.wait(error)
             else:
                 self._outage.is_over()

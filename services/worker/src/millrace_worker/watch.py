@@ -14,6 +14,7 @@ whatever the hint of was lost."""
 
 # While an old transaction is open a search from the beginning takes long: no more than this share of the time.
 _SEARCH_SHARE = 0.02
+_LONGEST_SEARCH_PAUSE_SECONDS = 10.0
 
 
 class Watch:
@@ -48,5 +49,6 @@ class Watch:
         async with self._database.connection() as connection:
             outlook = await millrace_queue.look(connection, self._types, from_beginning=search)
         if search:
-            self._search_at = time.monotonic() + (time.monotonic() - started_at) / _SEARCH_SHARE
+            took = time.monotonic() - started_at
+            self._search_at = time.monotonic() + min(took / _SEARCH_SHARE, _LONGEST_SEARCH_PAUSE_SECONDS)
         return outlook
