@@ -76,7 +76,7 @@ async def nothing_is_left_of(data_dir: Path) -> None:
 
 
 def airports_by_state(path: Path) -> dict[str, int]:
-    sheet = openpyxl.load_workbook(path, read_only=True).active
+    sheet = openpyxl.load_workbook(path).active
     assert sheet is not None
     header, *rows = sheet.iter_rows(values_only=True)
     assert header == ("state", "airports")
