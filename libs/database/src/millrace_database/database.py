@@ -1,4 +1,4 @@
-"""The one pool of database connections of a process."""
+"""A pool of database connections."""
 
 import asyncio
 from collections.abc import AsyncIterator
