@@ -8,7 +8,8 @@ MEMBER_NAMES := $(foreach member,$(MEMBERS),millrace-$(notdir $(member)))
 PACKAGES := $(filter-out libs/contracts/src,$(wildcard libs/*/src services/*/src))
 GOOGLE_PROTOS := google/api/annotations.proto google/api/http.proto google/rpc/status.proto google/type/dayofweek.proto
 CONTRACTS := libs/contracts/src
-PYTEST_ARGS ?= -n 2
+# Many tests wait more than they work: three processes keep two cores busy.
+PYTEST_ARGS ?= -n 3 --dist worksteal
 
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 
@@ -23,7 +24,7 @@ setup: $(VENV)/.installed ## Make the environment (.venv) that all other targets
 $(VENV)/.installed: requirements.lock requirements-uv.lock $(MEMBER_PROJECTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
-	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock requirements-uv.lock
+	@$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock requirements-uv.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation $(addprefix -e ,$(MEMBERS))
 	@touch $@
 

@@ -37,15 +37,22 @@ class DatabaseProxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        assert self._server is not None
         self._connections.add(task)
         try:
-            upstream_reader, upstream_writer = await asyncio.open_unix_connection(self._socket)
-            with contextlib.closing(writer), contextlib.closing(upstream_writer):
-                await asyncio.gather(_copy(reader, upstream_writer), _copy(upstream_reader, writer))
+            with contextlib.closing(writer):
+                # It may have been let in right before the cut.
+                if self._server.is_serving():
+                    await self._pass(reader, writer)
         except (OSError, asyncio.CancelledError):
             pass
         finally:
             self._connections.discard(task)
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream_writer = await asyncio.open_unix_connection(self._socket)
+        with contextlib.closing(upstream_writer):
+            await asyncio.gather(_copy(reader, upstream_writer), _copy(upstream_reader, writer))
 
 
 @asynccontextmanager

@@ -18,6 +18,8 @@ MILLRACE = Path(sys.executable).with_name("millrace")
 READY_SECONDS = 90
 _LEASH = Path(__file__).with_name("leash.py")
 POLL_SECONDS = 0.05
+# A process that does not listen yet is tried again soon; gRPC would wait for a second, and longer each time.
+_TRY_SOON = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
 
 
 def free_port() -> int:
@@ -30,7 +32,7 @@ def free_port() -> int:
 
 async def eventually_health(address: str, *, serving: bool, within: float = READY_SECONDS) -> None:
     """Waits until the server at the address says that it serves, or that it does not; raises TimeoutError."""
-    async with asyncio.timeout(within), grpc.aio.insecure_channel(address) as channel:
+    async with asyncio.timeout(within), grpc.aio.insecure_channel(address, options=_TRY_SOON) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         while True:
             try:
