@@ -129,13 +129,9 @@ async def stop(workers: Sequence[ServiceProcess]) -> None:
 
 
 async def _claim_and_complete(database: Database, worker_id: UUID) -> None:
-    while True:
-        async with database.transaction() as connection:
-            claimed = await job_lifecycle.claim_jobs(connection, worker_id, {NOOP: _BATCH}, _BATCH)
-        if not claimed:
-            return
-        async with database.transaction() as connection:
-            await job_lifecycle.complete_jobs(
+    async with database.connection() as connection:
+        while claimed := await job_lifecycle.claim_jobs(connection, worker_id, {NOOP: _BATCH}, _BATCH):
+            await job_lifecycle.complete_plain_jobs(
                 connection, [(job.lease, '{"entered_at": 12345.678}') for job in claimed]
             )
 

@@ -11,7 +11,7 @@ import orjson
 
 from millrace_database.database import Database
 from millrace_database.ids import new_id
-from millrace_database.job_lifecycle import NewJob, create_jobs
+from millrace_database.job_lifecycle import NewJob, create_plain_jobs
 
 NOOP = "bench:noop"
 NOOP_THREAD = "bench:noop-thread"
@@ -69,7 +69,7 @@ async def put(database: Database, jobs: Iterable[NewJob]) -> None:
     async def create() -> None:
         while batch := list(islice(left, _BATCH)):
             async with database.transaction() as connection:
-                await create_jobs(connection, batch)
+                await create_plain_jobs(connection, batch)
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(_CONNECTIONS):

@@ -150,3 +150,6 @@ async def test_job_types_and_workers_are_listed(millrace: CommandLine) -> None:
     assert worker["state"] == "WORKER_STATE_ACTIVE"
     assert "toy:add" in (await millrace.succeed("job-types")).stdout
     assert worker["workerId"] in (await millrace.succeed("workers")).stdout
+    assert worker["workerId"] in (await millrace.succeed("workers", "list")).stdout
+    for same in (("workers", "list", "--json"), ("--json", "workers"), ("workers", "--json", "list")):
+        assert (await millrace.succeed(*same)).line["workerId"] == worker["workerId"]

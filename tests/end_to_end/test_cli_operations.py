@@ -1,5 +1,6 @@
 """What operators do with `millrace`, as its own process against the real services."""
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -56,8 +57,43 @@ async def test_every_option_of_create_arrives(millrace: CommandLine) -> None:
     taken = await millrace.run(*create, *unique)
     assert taken.code == 64 + 6
     assert f"job {job['jobId']}" in taken.stderr
-    existing = (await millrace.succeed(*create, *unique, "--on-conflict", "return-existing")).line
-    assert existing["jobId"] == job["jobId"]
+
+
+async def test_a_job_that_existed_is_told_from_a_new_one(millrace: CommandLine) -> None:
+    create = ("jobs", "create", "toy:add", *FUTURE, "--unique-key", "k", "--input")
+    new = (await millrace.succeed(*create, '{"a": 1}', "--json")).line
+    assert (new["alreadyExisted"], new["replaced"]) == (False, False)
+    existing = ('{"a": 2}', "--on-conflict", "return-existing")
+    returned = (await millrace.succeed(*create, *existing, "--json")).line
+    assert (returned["jobId"], returned["alreadyExisted"], returned["input"]) == (
+        new["jobId"],
+        True,
+        {"a": 1},
+    )
+    said = (await millrace.succeed(*create, *existing)).stdout
+    assert said.endswith(f"existing job {new['jobId']}; nothing was created\n")
+    replacing = ('{"a": 3}', "--on-conflict", "replace")
+    said = (await millrace.succeed(*create, *replacing)).stdout
+    assert said.endswith(f"replaced the input and options of {new['jobId']}; no other job was created\n")
+    now = ("jobs", "create", "toy:add", "--unique-key", "k", "--input", *replacing, "--watch", "--json")
+    first, *_, last = (await millrace.succeed(*now)).lines
+    assert (first["jobId"], first["replaced"], first["alreadyExisted"]) == (new["jobId"], True, False)
+    assert (last["jobId"], last["output"]) == (new["jobId"], {"sum": 3})
+    assert "alreadyExisted" not in (await millrace.succeed("jobs", "get", new["jobId"], "--json")).line
+    another = (await millrace.succeed(*create, '{"a": 4}')).stdout
+    assert another.splitlines()[3].split() == ["status", "PENDING"]
+    assert "existing" not in another
+    assert "replaced" not in another
+
+
+async def test_lengths_shorter_than_a_second_arrive(millrace: CommandLine) -> None:
+    retry = ("--retry-delay", "0.5s", "--retry-max-delay", "1m")
+    create = ("jobs", "create", "toy:add", "--input", '{"a": 1}', "--timeout", "250ms", *retry)
+    job = (await millrace.succeed(*create, "--json")).line
+    assert (job["timeout"], job["retryPolicy"]["initialDelay"]) == ("0.250s", "0.500s")
+    too_long = await millrace.run(*create, "--retry-delay", "2m")
+    assert too_long.code == 64 + 3
+    assert "  retry_policy.initial_delay: must not be longer than max_delay\n" in too_long.stderr
 
 
 async def test_validating_creates_nothing(millrace: CommandLine) -> None:
@@ -90,6 +126,10 @@ async def test_a_job_says_what_became_of_its_attempts(millrace: CommandLine) -> 
     assert heading.split() == ["ATTEMPT", "OUTCOME", "STARTED", "ENDED", "WORKER", "ERROR"]
     assert row.startswith("1        FAILED")
     assert row.endswith("OUT_OF_STOCK: none left")
+    assert len(re.findall(r" \d\d:\d\d:\d\d\.\d{3} ", row)) == 2
+    listed = ("jobs", "list", "--json", "--error-code")
+    assert [job["jobId"] for job in (await millrace.succeed(*listed, "OUT_OF_STOCK")).lines] == [job_id]
+    assert (await millrace.succeed(*listed, "TIMEOUT")).lines == []
 
 
 async def test_many_jobs_are_cancelled_and_tried_again(millrace: CommandLine) -> None:
@@ -100,10 +140,18 @@ async def test_many_jobs_are_cancelled_and_tried_again(millrace: CommandLine) ->
     cancel = ("jobs", "cancel-many", "--created-by", "user-0")
     dry = await millrace.succeed(*cancel, "--dry-run")
     assert dry.stdout == "would cancel 2 waiting and 0 running jobs\n"
-    assert (await millrace.succeed(*cancel)).stdout == "cancelled 2 waiting and 0 running jobs\n"
+    assert (
+        await millrace.succeed(*cancel)
+    ).stdout == "cancelled 2 waiting jobs; 0 running ones are cancelling\n"
     everything = (await millrace.succeed("jobs", "cancel-many", "--all", "--json")).line
     assert everything == {"cancelled": 1, "cancelling": 0, "more": False}
     assert (await millrace.succeed("jobs", "retry-many", "--all")).stdout == "trying 0 jobs again\n"
+    refused = await millrace.run("jobs", "retry-many", "--status", "completed")
+    assert refused.code == 64 + 3
+    assert (
+        "filter.statuses[0]: is completed: only a failed or cancelled job can be tried again"
+        in refused.stderr
+    )
     again = await millrace.succeed("jobs", "retry-many", "--status", "cancelled", "--json")
     assert again.line == {"retried": 3, "conflicts": 0, "more": False}
     assert (await millrace.succeed("jobs", "list", "--status", "cancelled", "--json")).lines == []
@@ -122,7 +170,8 @@ async def test_a_type_is_paused_limited_and_resumed(millrace: CommandLine) -> No
     waiting = (await millrace.succeed("jobs", "get", job["jobId"], "--json")).line["waitingReason"]
     assert waiting["cause"] == "WAITING_CAUSE_TYPE_PAUSED"
     assert "paused" in (await millrace.succeed("types", "list")).stdout
-    await millrace.succeed("types", "resume", "toy:add")
+    assert (await millrace.succeed("types", "pause", "toy:add")).stdout == "toy:add is paused\n"
+    assert (await millrace.succeed("types", "resume", "toy:add")).stdout == "toy:add is not paused\n"
     limits = ("types", "limits", "toy:add", "--max-running", "3", "--rate-per-org", "100/1m,smooth")
     limited = (await millrace.succeed(*limits, "--json")).line["limits"]
     assert limited == {
@@ -132,9 +181,20 @@ async def test_a_type_is_paused_limited_and_resumed(millrace: CommandLine) -> No
     said = "3 running, 100 starts in 60 s (smooth) of one organisation"
     assert said in (await millrace.succeed("types", "list")).stdout
     assert (await millrace.succeed("jobs", "watch", job["jobId"])).stdout.endswith('{"sum": 1}\n')
-    assert (await millrace.succeed("types", "limits", "toy:add", "--reset", "--json")).line["limits"] == {}
-    unknown = await millrace.run("types", "pause", "toy:none")
-    assert unknown.code == 64 + 5
+    others = "those not given are as its handler says"
+    assert (await millrace.succeed(*limits)).stdout == f"toy:add: {said}; {others}\n"
+    assert (await millrace.succeed("types", "limits", "toy:add")).stdout == f"toy:add: {said}\n"
+    shown = (await millrace.succeed("types", "show", "toy:add")).stdout.splitlines()
+    assert shown[0].split() == ["type", "toy:add"]
+    assert any(line.startswith("limits") and line.endswith(said) for line in shown)
+    assert (await millrace.succeed("types", "show", "toy:add", "--json")).line["limits"] == limited
+    fewer = await millrace.succeed("types", "limits", "toy:add", "--max-running", "2")
+    assert fewer.stdout == f"toy:add: 2 running; {others}\n"
+    reset = await millrace.succeed("types", "limits", "toy:add", "--reset")
+    assert reset.stdout == "toy:add: no limits; all are as its handler says\n"
+    assert (await millrace.succeed("types", "limits", "toy:add", "--json")).line["limits"] == {}
+    for unknown in ("pause", "show", "limits"):
+        assert (await millrace.run("types", unknown, "toy:none")).code == 64 + 5
 
 
 async def test_an_organisation_keeps_the_limits_that_are_not_given(millrace: CommandLine) -> None:

@@ -162,6 +162,7 @@ def _bad_listings() -> dict[str, tuple[dict[str, Any], set[str]]]:
         "statuses": ({"statuses": [pending, 0, 99]}, {"statuses[1]", "statuses[2]"}),
         "types": ({"types": ["", LONG, "a\0", ANY_TYPE]}, {"types[0]", "types[1]", "types[2]"}),
         "many types": ({"types": [ANY_TYPE] * 1001}, {"types"}),
+        "error_codes": ({"error_codes": ["", LONG, "TIMEOUT"]}, {"error_codes[0]", "error_codes[1]"}),
         "created_by": ({"created_by": "x" * 257}, {"created_by"}),
         "NUL in created_by": ({"created_by": "\0"}, {"created_by"}),
         "schedule_id": ({"schedule_id": NO_JOB}, {"schedule_id"}),

@@ -165,7 +165,7 @@ async def test_getting_a_job_says_why_it_waits_and_how_its_attempts_ended() -> N
     reason.until.FromDatetime(until)
     detailed = messages.GetJobResponse(
         job=job(),
-        attempt_counts=job_attempt_pb2.AttemptCounts(failed=1, worker_lost=2),
+        attempt_counts=job_attempt_pb2.AttemptCounts(failed=1, worker_lost=2, completed=1, cancelled=4),
         waiting_reason=reason,
     )
     jobs = ScriptedJobs(detailed, messages.GetJobResponse(job=job()))
@@ -174,7 +174,7 @@ async def test_getting_a_job_says_why_it_waits_and_how_its_attempts_ended() -> N
         bare = await client.jobs.get("job_1")
     assert waiting.waiting_reason is not None
     assert (waiting.waiting_reason.cause, waiting.waiting_reason.until) == (WaitingCause.RATE_LIMIT, until)
-    assert waiting.attempt_counts == AttemptCounts(1, 0, 2, 0, 0, 0)
+    assert waiting.attempt_counts == AttemptCounts(1, 0, 2, 0, 0, 0, completed=1, cancelled=4)
     assert (bare.waiting_reason, bare.attempt_counts) == (None, None)
     assert bare == waiting
 

@@ -153,13 +153,17 @@ async def test_a_list_goes_through_all_pages() -> None:
     jobs = ScriptedJobs(page(2, "second"), page(2, "third"), page(1, ""))
     async with client_of(jobs) as client:
         listed = [
-            listed async for listed in client.jobs.list(statuses=["FAILED"], metadata={"a": 1}, page_size=2)
+            listed
+            async for listed in client.jobs.list(
+                statuses=["FAILED"], metadata={"a": 1}, error_codes=["TIMEOUT"], page_size=2
+            )
         ]
     assert len(listed) == 5
     assert [request.page_token for request in jobs.requests] == ["", "second", "third"]
     assert {request.page_size for request in jobs.requests} == {2}
     assert all(list(request.statuses) == [job_pb2.JOB_STATUS_FAILED] for request in jobs.requests)
     assert all(dict(request.metadata) == {"a": 1} for request in jobs.requests)
+    assert all(list(request.error_codes) == ["TIMEOUT"] for request in jobs.requests)
 
 
 async def test_a_limited_list_asks_for_no_more_than_it_gives() -> None:

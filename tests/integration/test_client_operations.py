@@ -120,6 +120,16 @@ async def test_a_job_type_is_paused_resumed_and_limited() -> None:
     }
 
 
+async def test_a_job_type_is_shown() -> None:
+    job_type = job_pb2.JobType(type="mail:send", active_workers=2)
+    job_type.limits.max_running = 3
+    jobs = ScriptedJobs(messages.GetJobTypeResponse(job_type=job_type))
+    async with client_of(jobs) as client:
+        shown = await client.job_types.get("mail:send")
+    assert (shown.type, shown.active_workers, shown.limits) == ("mail:send", 2, JobTypeLimits(3))
+    assert jobs.requests == [messages.GetJobTypeRequest(type="mail:send")]
+
+
 async def test_an_organisation_is_shown_paused_resumed_and_limited() -> None:
     limited = limits_pb2.Organisation(org_id="globex", limits=limits_pb2.OrganisationLimits(weight=3))
     jobs = ScriptedJobs(
@@ -170,6 +180,7 @@ async def test_the_health_of_the_queue_is_read() -> None:
     "call",
     [
         lambda client: client.jobs.unblock_key("a", "k"),
+        lambda client: client.job_types.get("a"),
         lambda client: client.job_types.pause("a"),
         lambda client: client.job_types.resume("a"),
         lambda client: client.job_types.set_limits("a", JobTypeLimits()),

@@ -190,15 +190,22 @@ async def test_what_a_job_asks_for_comes_back_as_it_was_given(client: Millrace) 
 
 async def test_a_unique_key_is_kept_shared_and_replaced(client: Millrace) -> None:
     first = await client.jobs.create("toy:add", {"a": 1}, run_at=TOMORROW, unique=Unique("k"))
+    assert (first.already_existed, first.replaced) == (False, False)
     with pytest.raises(AlreadyExistsError) as raised:
         await client.jobs.create("toy:add", {"a": 2}, unique=Unique("k"))
     assert raised.value.job_id == first.job_id
     shared = Unique("k", on_conflict=UniqueConflict.RETURN_EXISTING)
     [result] = await client.jobs.create_many([NewJob("toy:add", {"a": 3}, unique=shared)])
     assert (result.job_id, result.already_existed) == (first.job_id, True)
+    existing, new = await asyncio.gather(
+        client.jobs.create("toy:add", {"a": 5}, unique=shared), client.jobs.create("toy:add", {"a": 6})
+    )
+    assert (existing.job_id, existing.already_existed, existing.replaced) == (first.job_id, True, False)
+    assert (new.already_existed, new.replaced) == (False, False)
     replacing = Unique("k", on_conflict=UniqueConflict.REPLACE)
     replaced = await client.jobs.create("toy:add", {"a": 4}, unique=replacing)
-    assert replaced.job_id == first.job_id
+    assert (replaced.job_id, replaced.already_existed, replaced.replaced) == (first.job_id, False, True)
+    assert (await client.jobs.get(first.job_id)).already_existed is None
     assert (await client.jobs.wait(first.job_id, timeout=15)).output == {"sum": 4}
 
 

@@ -142,6 +142,25 @@ async def test_cancelling_in_the_middle_of_a_query_leaves_a_healthy_pool(
     await database.close()
 
 
+@pytest.mark.parametrize("keep_plans", [False, True])
+async def test_a_statement_whose_caller_has_gone_is_not_executed(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch, keep_plans: bool
+) -> None:
+    monkeypatch.setattr(database_module, "_COMMAND_TIMEOUT_SECONDS", 0.5)
+    impatient = await Database.open(database_url, application_name="impatient", keep_plans=keep_plans)
+    nobody = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'impatient')"
+    async with database.connection() as conn, database.connection() as observer:
+        await conn.execute("CREATE TABLE notes (text text)")
+        async with conn.transaction():
+            await conn.execute("LOCK TABLE notes")
+            with pytest.raises(TimeoutError):
+                async with impatient.connection() as waiting:
+                    await waiting.execute("INSERT INTO notes VALUES ('too late')")
+            await eventually(lambda: observer.fetchval(nobody))
+        assert await conn.fetchval("SELECT count(*) FROM notes") == 0
+    await impatient.close()
+
+
 async def test_connections_carry_the_name_of_the_application(database_url: str) -> None:
     database = await Database.open(database_url, application_name="millrace jobs")
     async with database.connection() as connection:

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -6,8 +7,10 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from millrace_database.bulk_job_control import retry_jobs
 from millrace_database.database import Database
 from millrace_database.ids import format_id
+from millrace_database.job_flow import JobCounts
 from millrace_database.job_lifecycle import (
     ClaimedJob,
     cancel_job,
@@ -51,15 +54,15 @@ async def test_a_job_that_fails_for_good_has_a_dead_letter(database: Database) -
     async with database.transaction() as conn:
         await publish_job_types(conn, [_published("reports:dead", max_attempts=7)])
         job = await _run(conn, options=_DEAD, metadata_json='{"shop": "north"}', org_id="umbrella")
-        created: set[str] = set()
+        created: JobCounts = Counter()
         assert await fail_jobs(conn, [sample_failure(job, timedelta())], created=created)
-        assert (created, await _letters(conn)) == (set(), [])
+        assert (created, await _letters(conn)) == (Counter(), [])
         job = await _claim(conn, "reports:generate")
         await fail_jobs(conn, [sample_failure(job, None)], created=created)
 
         (letter,) = await _letters(conn)
         claimed = await _claim(conn, "reports:dead")
-    assert created == {"reports:dead"}
+    assert created == {("reports:dead", "umbrella"): 1}
     assert json.loads(claimed.input_json) == {
         "job_id": format_id("job", job.claim.id),
         "type": "reports:generate",
@@ -74,6 +77,24 @@ async def test_a_job_that_fails_for_good_has_a_dead_letter(database: Database) -
         job.claim.id,
     )
     assert (letter["metadata"], letter["max_attempts"], claimed.claim.max_attempts) == ("{}", 7, 7)
+
+
+async def test_a_dead_letter_whose_type_nobody_has_published_gets_the_ordinary_attempts(
+    database: Database,
+) -> None:
+    async with database.transaction() as conn:
+        for max_attempts in (1, 50):
+            job = await _run(conn, options=_DEAD, max_attempts=max_attempts)
+            await fail_jobs(conn, [sample_failure(job, None)])
+
+        one, other = await _letters(conn)
+        assert (one["max_attempts"], other["max_attempts"]) == (4, 4)
+        await cancel_job(conn, "acme", other["job_id"])
+        for used in (1, 2):
+            claimed = await _claim(conn, "reports:dead")
+            await fail_jobs(conn, [sample_failure(claimed, None)])
+            await retry_jobs(conn, [one["job_id"]], ["failed"])
+            assert await conn.fetchval("SELECT max_attempts FROM queue") == used + 4
 
 
 async def test_the_type_says_whether_its_jobs_have_dead_letters(database: Database) -> None:
@@ -92,12 +113,12 @@ async def test_the_type_says_whether_its_jobs_have_dead_letters(database: Databa
 
 async def test_quarantined_and_expired_jobs_have_dead_letters(database: Database) -> None:
     async with database.transaction() as conn:
-        created: set[str] = set()
+        created: JobCounts = Counter()
         job = await _run(conn, options=_DEAD, max_attempts=9)
         for _ in range(3):
             await lapse_jobs(conn, [job.lease], created=created)
             (job,) = await claim_jobs(conn, await new_worker(conn), {"reports:generate": 1}, 1) or [job]
-        assert created == {"reports:dead"}
+        assert created == {("reports:dead", "acme"): 1}
         await create_jobs(conn, [sample_job(options=_DEAD)])
         await conn.execute("UPDATE queue SET expires_at = now() WHERE type = 'reports:generate'")
         await expire_jobs(conn, limit=PLENTY)

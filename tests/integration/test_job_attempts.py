@@ -108,6 +108,21 @@ async def test_every_attempt_is_told_the_latest_first(database: Database) -> Non
     assert others == running[1:]
 
 
+async def test_each_job_of_a_lost_worker_tells_its_name_however_many_there_are(database: Database) -> None:
+    ids = await created_jobs(database, *(sample_job() for _ in range(3)))
+    async with database.transaction() as conn:
+        lost = await _worker(conn, "host:1")
+        await claim_jobs(conn, lost, {"reports:generate": 3}, 3)
+        await lose_heartbeat(conn, lost)
+    for _ in range(3):
+        async with database.transaction() as conn:
+            assert len(await rescue_jobs(conn, limit=1)) == 1
+
+    async with database.connection() as conn:
+        names = [(await _attempts(conn, job_id))[0].worker_name for job_id in ids]
+    assert names == ["host:1"] * 3
+
+
 async def test_the_list_goes_on_behind_the_last_attempt_of_a_page(database: Database) -> None:
     (job_id,) = await created_jobs(database, sample_job(max_attempts=9))
     async with database.transaction() as conn:

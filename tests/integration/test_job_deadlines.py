@@ -46,7 +46,7 @@ async def _let_deadlines_pass(conn: asyncpg.Connection) -> None:
 
 async def _expired(database: Database) -> list[UUID]:
     async with database.transaction() as conn:
-        return await expire_jobs(conn, limit=PLENTY)
+        return [entry.id for entry in await expire_jobs(conn, limit=PLENTY)]
 
 
 async def _waiting(database: Database) -> UUID:
@@ -116,6 +116,24 @@ async def test_a_further_attempt_that_would_come_after_the_deadline_is_not_waite
 
     job = await job_record(database, claimed.claim.id)
     assert _ended(job) == ("failed", 1, "DISK_FULL", True)
+    assert job.error_message == "No space left (Its deadline left no time for another attempt.)"
+    async with database.connection() as conn:
+        # The attempt tells its own error only.
+        assert await conn.fetchval("SELECT error_message FROM job_attempts") == "No space left"
+
+
+@pytest.mark.parametrize("retry_delay", [None, 2 * _HOUR])
+async def test_a_deadline_is_not_blamed_where_no_attempt_was_left_anyway(
+    database: Database, retry_delay: timedelta | None
+) -> None:
+    options = JobOptions(deadline=await _now(database) + _HOUR)
+    claimed = await running_job(
+        database, sample_job(options=options, max_attempts=4 if retry_delay is None else 1)
+    )
+    async with database.transaction() as conn:
+        await fail_jobs(conn, [sample_failure(claimed, retry_delay)])
+
+    assert (await job_record(database, claimed.claim.id)).error_message == "No space left"
 
 
 async def test_a_job_whose_worker_is_lost_after_the_deadline_fails(database: Database) -> None:
@@ -126,7 +144,11 @@ async def test_a_job_whose_worker_is_lost_after_the_deadline_fails(database: Dat
         await conn.execute("DELETE FROM queue_workers")
         await rescue_jobs(conn, limit=PLENTY)
 
-    assert _ended(await job_record(database, claimed.claim.id)) == ("failed", 1, "WORKER_LOST", True)
+    job = await job_record(database, claimed.claim.id)
+    assert _ended(job) == ("failed", 1, "WORKER_LOST", True)
+    assert job.error_message == (
+        "The worker that ran the job was lost. (Its deadline left no time for another attempt.)"
+    )
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -166,8 +188,8 @@ async def test_the_longest_overdue_expire_first_and_several_at_once_do_not_wait(
         assert await seconds_until_expiry(conn) == 0
 
     async with database.transaction() as one, database.transaction() as other:
-        assert await expire_jobs(one, limit=1) == [ids[2]]
-        assert await expire_jobs(other, limit=1) == [ids[1]]
+        assert [entry.id for entry in await expire_jobs(one, limit=1)] == [ids[2]]
+        assert [entry.id for entry in await expire_jobs(other, limit=1)] == [ids[1]]
     assert await _expired(database) == [ids[0]]
     async with database.connection() as conn:
         assert await seconds_until_expiry(conn) is None

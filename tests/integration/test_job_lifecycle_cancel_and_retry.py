@@ -45,9 +45,11 @@ async def _worker_of(conn: asyncpg.Connection, claimed: ClaimedJob) -> UUID:
 async def test_a_waiting_job_is_cancelled_at_once(database: Database) -> None:
     (job_id,) = await created_jobs(database, sample_job())
 
-    for _ in range(2):
+    for ended_type in ("reports:generate", None):
         async with database.transaction() as conn:
-            assert await cancel_job(conn, "acme", job_id) == CancelledJob(Cancellation.CANCELLED, "cancelled")
+            assert await cancel_job(conn, "acme", job_id) == CancelledJob(
+                Cancellation.CANCELLED, "cancelled", ended_type=ended_type
+            )
         job = await job_record(database, job_id)
         assert (job.status, job.version) == ("cancelled", 2)
     async with database.transaction() as conn:

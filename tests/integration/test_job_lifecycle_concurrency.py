@@ -8,7 +8,8 @@ from uuid import UUID
 
 import asyncpg
 
-from millrace_database import job_lifecycle
+import millrace_queue
+from millrace_database import bulk_job_control, job_lifecycle
 from millrace_database.database import Database
 from millrace_database.ids import new_id
 from millrace_database.job_lifecycle import Cancellation, JobFailure, JobSnooze, ProgressReport
@@ -44,7 +45,14 @@ class _Client:
     async def run(self) -> None:
         commands = [self.claim] * 3 + [self.complete, self.fail, self.hand_back, self.stop, self.report] * 2
         commands += [self.cancel, self.retry, self.rescue, self.crash, self.beat, self.create, promote_all]
-        commands += [self.snooze, self.stand_still, self.say_lost, self.expire]
+        commands += [
+            self.snooze,
+            self.stand_still,
+            self.say_lost,
+            self.expire,
+            self.cancel_many,
+            self.confirm,
+        ]
         for _ in range(_COMMANDS):
             async with self.conn.transaction():
                 await chance.choice(commands)(self.conn)
@@ -91,6 +99,12 @@ class _Client:
     async def cancel(self, conn: asyncpg.Connection) -> None:
         await job_lifecycle.cancel_job(conn, "acme", chance.choice(self.jobs))
 
+    async def cancel_many(self, conn: asyncpg.Connection) -> None:
+        await bulk_job_control.cancel_jobs(conn, chance.sample(self.jobs, k=2))
+
+    async def confirm(self, conn: asyncpg.Connection) -> None:
+        await millrace_queue.confirm(conn, self.some_leases())
+
     async def retry(self, conn: asyncpg.Connection) -> None:
         await job_lifecycle.retry_job(conn, "acme", chance.choice(self.jobs), 20)
 
@@ -128,6 +142,7 @@ async def promote_all(conn: asyncpg.Connection) -> None:
 _Change = Callable[[asyncpg.Connection, Lease], Coroutine[Any, Any, Any]]
 _CHANGES: dict[str, _Change] = {
     "complete": lambda conn, lease: job_lifecycle.complete_jobs(conn, [(lease, "{}")]),
+    "complete plain": lambda conn, lease: job_lifecycle.complete_plain_jobs(conn, [(lease, "{}")]),
     "fail": lambda conn, lease: job_lifecycle.fail_jobs(
         conn, [JobFailure(lease, None, "BROKEN", "It broke.", retryable=False)]
     ),

@@ -1,5 +1,6 @@
 import asyncio
 import random
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import asyncpg
@@ -7,7 +8,9 @@ import pytest
 from sqlalchemy import text
 
 from millrace_database.database import Database, asyncpg_connection
-from millrace_database.job_lifecycle import CreatedJob, NewJob, create_jobs
+from millrace_database.job_entries import is_plain
+from millrace_database.job_lifecycle import CreatedJob, NewJob, create_jobs, create_plain_jobs
+from millrace_database.job_options import ConcurrencyRule, JobOptions, UniqueRule
 from millrace_database.jobs_repository import get_job
 from support.queue_samples import blocked_by_others, created_jobs, disagreements, sample_job
 
@@ -44,6 +47,66 @@ async def test_results_come_in_the_order_of_the_jobs(database: Database) -> None
 
     assert await created_jobs(database, *jobs) == [job.job_id for job in jobs]
     assert await _counts(database) == (50, 50)
+
+
+async def test_jobs_of_a_batch_are_served_in_its_order(database: Database) -> None:
+    jobs = [sample_job(request_id=f"request-{-number}") for number in range(50)]
+
+    async with database.connection() as conn:
+        await create_plain_jobs(conn, jobs)
+
+    async with database.connection() as conn:
+        served = await conn.fetch("SELECT id FROM queue ORDER BY rank")
+    assert [row["id"] for row in served] == [job.job_id for job in jobs]
+
+
+async def test_plain_jobs_need_no_transaction(database: Database) -> None:
+    jobs = [sample_job(request_id="r"), sample_job()]
+
+    async with database.connection() as conn:
+        with pytest.raises(asyncpg.CheckViolationError):
+            await create_plain_jobs(conn, [sample_job(), sample_job(max_attempts=0)])
+        assert await _counts(database) == (0, 0)
+        assert await create_plain_jobs(conn, jobs) == [CreatedJob(job.job_id) for job in jobs]
+        again = sample_job(request_id="r")
+        assert await create_plain_jobs(conn, [again]) == [CreatedJob(jobs[0].job_id, already_existed=True)]
+
+    assert await _counts(database) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        None,
+        JobOptions(unique=UniqueRule("key", on_conflict="replace")),
+        JobOptions(unique=UniqueRule("key", window=timedelta(hours=1))),
+        JobOptions(unique=UniqueRule("key", states="running")),
+    ],
+)
+async def test_a_creation_may_be_repeated(database: Database, options: JobOptions | None) -> None:
+    create = create_jobs if options else create_plain_jobs
+    job = sample_job(options=options)
+    for _ in range(2):
+        async with database.transaction() as conn:
+            (created,) = await create(conn, [job])
+        assert created == CreatedJob(job.job_id)
+        assert created.created_at is not None
+
+    assert await _counts(database) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        JobOptions(unique=UniqueRule("key")),
+        JobOptions(unique=UniqueRule("key", window=timedelta(hours=1))),
+        JobOptions(concurrency=ConcurrencyRule("key")),
+        JobOptions(deadline=datetime(2100, 1, 1, tzinfo=UTC)),
+    ],
+)
+async def test_jobs_whose_options_concern_the_queue_are_not_plain(options: JobOptions) -> None:
+    assert is_plain(sample_job())
+    assert not is_plain(sample_job(options=options))
 
 
 async def test_a_repeated_request_returns_the_first_job(database: Database) -> None:

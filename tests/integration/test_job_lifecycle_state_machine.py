@@ -21,6 +21,7 @@ from millrace_database import job_lifecycle
 from millrace_database.connection_url import asyncpg_dsn
 from millrace_database.job_lifecycle import CreatedJob, JobFailure, JobSnooze, NewJob, ProgressReport
 from millrace_database.job_options import JobOptions
+from millrace_database.job_types_repository import DEFAULT_MAX_ATTEMPTS
 from millrace_queue import Lease, heartbeat, promote
 from support.job_model import DEAD, LEASE_HOURS, Model, ModelJob
 from support.queue_samples import PLENTY, disagreements, lose_heartbeat, new_worker, sample_job, turn_clock
@@ -152,12 +153,21 @@ class _Commands(RuleBasedStateMachine):
         self.leases += [job.lease for job in claimed]
 
     @precondition(lambda self: self.leases)
-    @rule(which=_FEW, how=st.sampled_from(["complete", "stop", "report", "stand still", "say lost"]))
+    @rule(
+        which=_FEW,
+        how=st.sampled_from(["complete", "complete plain", "stop", "report", "stand still", "say lost"]),
+    )
     def end(self, which: list[int], how: str) -> None:
         leases = self.some_leases(which)
         match how:
             case "complete":
                 self.complete(leases)
+            case "complete plain":
+                # No limits apply to any of them.
+                accepted = self.run(
+                    lambda conn: job_lifecycle.complete_plain_jobs(conn, [(lease, "{}") for lease in leases])
+                )
+                assert accepted == self.model.complete(leases)
             case "stop":
                 accepted = self.run(lambda conn: job_lifecycle.cancelled_jobs(conn, leases))
                 assert accepted == self.model.stopped(leases)
@@ -281,7 +291,7 @@ class _Commands(RuleBasedStateMachine):
             assert entry.outcome is self.model.rescue(entry.id)
 
     def expire(self, limit: int) -> None:
-        expired = self.run(lambda conn: job_lifecycle.expire_jobs(conn, limit=limit))
+        expired = [entry.id for entry in self.run(lambda conn: job_lifecycle.expire_jobs(conn, limit=limit))]
         overdue = self.model.overdue()
         assert set(expired) <= overdue
         assert len(expired) == min(limit, len(overdue))
@@ -316,7 +326,7 @@ class _Commands(RuleBasedStateMachine):
         for row in letters:
             parent = self.model.jobs[row["parent_job_id"]]
             self.model.jobs[row["job_id"]] = ModelJob(
-                row["job_id"], parent.org_id, DEAD, 0, parent.max_attempts, due_at=self.model.now
+                row["job_id"], parent.org_id, DEAD, 0, DEFAULT_MAX_ATTEMPTS, due_at=self.model.now
             )
 
     @invariant()

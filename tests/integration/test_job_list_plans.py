@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from millrace_database import bulk_job_control, job_waiting
 from millrace_database.database import Database
 from millrace_database.ids import new_id
+from millrace_database.job_entries import UNIQUE_KEY_PREFIX
 from millrace_database.job_list_statement import JobFilters, list_statement, oldest_ids_statement
 from millrace_database.job_waiting import MOST_BEFORE
 from support.large_tables import Reads, fill_jobs, filled_database, reads_of
@@ -191,6 +192,14 @@ _UNFINISHED = [*_WHAT_WAITS, *_WHAT_RUNS]
         (JobFilters("flood", _WHAT_WAITS, created_before=_ago(1)), 0, 0),
         (JobFilters(None, _WHAT_WAITS, created_before=_ago(100)), 2 * _PAGE, _PAGE),
         (JobFilters("acme", ["failed"], created_before=_ago(100)), 2 * _PAGE + 1, 0),
+        (JobFilters("broken", error_codes=["RARE"]), 2 * 20, 0),
+        (JobFilters("broken", error_codes=["TIMEOUT"]), 2 * _PAGE, 0),
+        (JobFilters("broken", ["failed"], error_codes=["RARE"]), 2 * 20, 0),
+        (JobFilters("broken", ["failed"], error_codes=["RARE", "TIMEOUT"]), 3 * _PAGE, 0),
+        (JobFilters("broken", ["failed"], ["reports:generate"], error_codes=["TIMEOUT"]), 2 * _PAGE, 0),
+        (JobFilters("broken", ["completed", *_WHAT_RUNS], error_codes=["TIMEOUT"]), 0, 0),
+        (JobFilters(None, ["failed"], error_codes=["RARE"]), 2 * 24, 0),
+        (JobFilters(None, ["failed"], error_codes=["TIMEOUT"]), 2 * _PAGE, 0),
     ],
 )
 async def test_a_list_by_status_goes_by_what_the_status_leaves(
@@ -305,7 +314,7 @@ async def test_why_a_job_waits_is_found_by_what_comes_before_it(
     )
     job_id = await conn.fetchval(_WAITING_AT, place)
 
-    reads = await reads_of(conn, job_waiting.FACTS, job_id, MOST_BEFORE)
+    reads = await reads_of(conn, job_waiting.FACTS, job_id, MOST_BEFORE, UNIQUE_KEY_PREFIX)
 
     facts = await job_waiting.get_waiting_facts(conn, job_id)
     assert facts is not None
@@ -317,7 +326,7 @@ async def test_a_batch_that_is_retried_reads_its_own_rows(conn: asyncpg.Connecti
     ids = await conn.fetch("SELECT job_id FROM jobs WHERE outcome = 'failed' AND org_id = 'broken' LIMIT 100")
     batch = [job_id for (job_id,) in ids]
 
-    lock = await reads_of(conn, bulk_job_control.LOCK_RETRYABLE, batch, ["failed"])
+    lock = await reads_of(conn, bulk_job_control.LOCK_RETRYABLE, batch, ["failed"], 4)
     transaction = conn.transaction()
     await transaction.start()
     change = await reads_of(conn, bulk_job_control.RETRY, batch, [4] * len(batch))

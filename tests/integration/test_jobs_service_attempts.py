@@ -11,7 +11,13 @@ import pytest
 from millrace.jobs.v1 import job_attempt_pb2, jobs_service_pb2
 from millrace_database.database import Database
 from millrace_database.ids import format_id
-from millrace_database.job_lifecycle import JobFailure, complete_jobs, fail_jobs, hand_back_jobs
+from millrace_database.job_lifecycle import (
+    JobFailure,
+    cancelled_jobs,
+    complete_jobs,
+    fail_jobs,
+    hand_back_jobs,
+)
 from support.jobs_api import JobsApi, claim, refusal, refused_fields, serving, start_worker
 
 NO_JOB = "job_" + "0" * 32
@@ -73,6 +79,25 @@ async def test_the_attempts_of_a_job_are_listed_the_latest_first(api: JobsApi, d
     completed = (await _list(api, created.job_id)).attempts[0]
     assert completed.outcome == Outcome.ATTEMPT_OUTCOME_COMPLETED
     assert completed.HasField("ended_at")
+
+
+async def test_the_attempts_that_completed_or_were_cancelled_are_counted_as_well(
+    api: JobsApi, database: Database
+) -> None:
+    worker_id = await start_worker(database)
+    good = await api.create()
+    await _fail_once(database, worker_id, "NO_PAPER")
+    claimed = await claim(database, worker_id)
+    async with database.transaction() as connection:
+        await complete_jobs(connection, [(claimed.lease, "{}")])
+    stopped = await api.create()
+    claimed = await claim(database, worker_id)
+    await api.jobs.CancelJob(jobs_service_pb2.CancelJobRequest(org_id="acme", job_id=stopped.job_id))
+    async with database.transaction() as connection:
+        await cancelled_jobs(connection, [claimed.lease])
+
+    assert await _counts(api, good.job_id) == job_attempt_pb2.AttemptCounts(failed=1, completed=1)
+    assert await _counts(api, stopped.job_id) == job_attempt_pb2.AttemptCounts(cancelled=1)
 
 
 async def test_attempts_come_in_pages(api: JobsApi, database: Database) -> None:

@@ -14,7 +14,7 @@ from millrace_database.job_lifecycle import JobFailure, claim_jobs, fail_jobs
 from millrace_jobs import bulk_job_changes
 from millrace_queue import CHANNEL_READY
 from millrace_runtime.struct_json import dict_to_struct
-from support.jobs_api import ANY_TYPE, MAX_ATTEMPTS, TYPE, JobsApi, ids, serving, start_worker
+from support.jobs_api import ANY_TYPE, MAX_ATTEMPTS, TYPE, JobsApi, ids, refused_fields, serving, start_worker
 from support.queue_samples import disagreements
 
 PENDING = job_pb2.JOB_STATUS_PENDING
@@ -101,9 +101,34 @@ async def test_what_is_asked_for_but_cannot_be_cancelled_is_left_as_it_is(
     await _fail_all(database)
     await api.create()
 
-    assert await _cancel(api, statuses=[FAILED, COMPLETED, CANCELLED, CANCELLING]) == (0, 0, False)
-    assert await _cancel(api, statuses=[FAILED], validate_only=True) == (0, 0, False)
-    assert await _retry(api, statuses=[PENDING, COMPLETED]) == (0, 0, False)
+    assert await _cancel(api, statuses=[CANCELLED, CANCELLING]) == (0, 0, False)
+    assert await _cancel(api, statuses=[CANCELLED], validate_only=True) == (0, 0, False)
+    assert await _statuses(api) == {"FAILED": 1, "PENDING": 1}
+
+
+@pytest.mark.parametrize("validate_only", [False, True])
+async def test_a_status_that_can_never_match_is_named(
+    api: JobsApi, database: Database, validate_only: bool
+) -> None:
+    await api.create()
+    await _fail_all(database)
+    await api.create()
+
+    finished = "a finished job cannot be cancelled"
+    assert await refused_fields(
+        _cancel(api, statuses=[PENDING, FAILED, COMPLETED], validate_only=validate_only)
+    ) == {
+        "filter.statuses[1]": f"is failed: {finished}",
+        "filter.statuses[2]": f"is completed: {finished}",
+    }
+    rule = "only a failed or cancelled job can be tried again"
+    statuses = [PENDING, FAILED, PROCESSING, CANCELLED, CANCELLING, COMPLETED]
+    assert await refused_fields(_retry(api, statuses=statuses, validate_only=validate_only)) == {
+        "filter.statuses[0]": f"is pending: {rule}",
+        "filter.statuses[2]": f"is processing: {rule}",
+        "filter.statuses[4]": f"is cancelling: {rule}",
+        "filter.statuses[5]": f"is completed: {rule}",
+    }
     assert await _statuses(api) == {"FAILED": 1, "PENDING": 1}
 
 

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from millrace.jobs.v1 import job_pb2, jobs_service_pb2
 from millrace_database.database import Database
-from millrace_database.job_lifecycle import complete_jobs
+from millrace_database.job_lifecycle import JobFailure, complete_jobs, fail_jobs
 from millrace_runtime.struct_json import dict_to_struct, struct_to_dict
 from support.jobs_api import (
     ANY_TYPE,
@@ -131,6 +132,39 @@ async def test_the_filters_narrow_the_list(api: JobsApi, database: Database) -> 
     long_ago = Timestamp(seconds=0)
     assert await found(created_before=long_ago) == []
     assert await found(created_after=long_ago) == ids(everything)
+
+
+async def test_a_list_by_the_error_has_all_whose_latest_attempt_ended_with_it(
+    api: JobsApi, database: Database
+) -> None:
+    worker_id = await start_worker(database)
+    jobs = []
+    hour = timedelta(hours=1)
+    for code, delay in (("NO_PAPER", hour), ("NO_PAPER", None), ("NO_PAPER", hour), ("NO_INK", None)):
+        jobs.append(await api.create())
+        lease = (await claim(database, worker_id)).lease
+        async with database.transaction() as connection:
+            await fail_jobs(connection, [JobFailure(lease, delay, code, "no", retryable=True)])
+    retried, failed, cancelled, other = jobs
+    completed = await api.create()
+    await api.jobs.CancelJob(jobs_service_pb2.CancelJobRequest(org_id="acme", job_id=cancelled.job_id))
+    lease = (await claim(database, worker_id)).lease
+    async with database.transaction() as connection:
+        await complete_jobs(connection, [(lease, None)])
+
+    async def found(*codes: str, **filters: Any) -> list[str]:
+        return ids(await _listed(api, page_size=2, error_codes=codes, **filters))
+
+    assert await found() == ids([completed, other, cancelled, failed, retried])
+    assert await found("NO_PAPER") == ids([cancelled, failed, retried])
+    assert await found("NO_PAPER", "NO_INK") == ids([other, cancelled, failed, retried])
+    assert await found("NO_PAPER", statuses=[job_pb2.JOB_STATUS_PENDING]) == ids([retried])
+    assert await found("NO_PAPER", statuses=[job_pb2.JOB_STATUS_FAILED]) == ids([failed])
+    assert await found("NO_PAPER", statuses=[job_pb2.JOB_STATUS_COMPLETED]) == []
+    assert await found("NO_PAPER", org_id="other") == []
+    token = (await _page(api, page_size=1, error_codes=["NO_PAPER"])).next_page_token
+    other_token = _page(api, page_token=token, error_codes=["NO_INK"])
+    assert set(await refused_fields(other_token)) == {"page_token"}
 
 
 async def test_a_page_token_is_good_for_the_same_filters_only(api: JobsApi) -> None:

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from millrace.jobs.v1 import job_pb2, jobs_service_pb2, limits_pb2
+from millrace.jobs.v1 import job_options_pb2, job_pb2, jobs_service_pb2, limits_pb2
 from millrace_database.database import Database
 from millrace_database.job_lifecycle import claim_jobs
 from millrace_database.job_options import RetentionRule, RetryRule, TypeLimits, TypeOptions
@@ -20,7 +20,7 @@ from millrace_database.job_types_repository import PublishedType, publish_job_ty
 from millrace_queue import CHANNEL_READY, Rate, SweepProgress, sweep_gates
 from millrace_runtime import interceptor
 from millrace_runtime.identity import Caller, Role
-from support.jobs_api import ANY_TYPE, TYPE, JobsApi, refusal, serving, start_worker
+from support.jobs_api import ANY_TYPE, TYPE, JobsApi, refusal, refused_fields, serving, start_worker
 
 MINUTE = Duration(seconds=60)
 
@@ -47,7 +47,9 @@ async def _update_type(api: JobsApi, **limits: Any) -> job_pb2.JobType:
 
 async def _listed(api: JobsApi, name: str = ANY_TYPE) -> job_pb2.JobType:
     listed = await api.jobs.ListJobTypes(jobs_service_pb2.ListJobTypesRequest())
-    return next(job_type for job_type in listed.job_types if job_type.type == name)
+    found = next(job_type for job_type in listed.job_types if job_type.type == name)
+    assert (await api.jobs.GetJobType(jobs_service_pb2.GetJobTypeRequest(type=name))).job_type == found
+    return found
 
 
 async def _update_organisation(api: JobsApi, **limits: Any) -> limits_pb2.Organisation:
@@ -109,6 +111,24 @@ async def test_a_type_shows_what_its_handler_says(api: JobsApi, database: Databa
     assert told.dead_letter_type == TYPE
     assert told.retention.completed == Duration(seconds=2 * 86_400)
     assert not told.retention.HasField("failed")
+
+
+async def test_a_delay_is_not_to_be_cut_short_by_the_longest_one_of_the_type(
+    api: JobsApi, database: Database
+) -> None:
+    await _handler_says(database, TypeOptions(retry=RetryRule(max_delay=timedelta(minutes=5))))
+
+    too_long = job_options_pb2.RetryPolicy(initial_delay=Duration(seconds=301))
+    assert await refused_fields(api.create(retry_policy=too_long)) == {
+        "retry_policy.initial_delay": "must not be longer than the max_delay of the type, 300 s, "
+        "unless max_delay is set, too"
+    }
+    for policy in (
+        job_options_pb2.RetryPolicy(initial_delay=Duration(seconds=300)),
+        job_options_pb2.RetryPolicy(initial_delay=Duration(seconds=301), max_delay=Duration(seconds=301)),
+        job_options_pb2.RetryPolicy(max_delay=Duration(seconds=301)),
+    ):
+        assert (await api.create(retry_policy=policy)).retry_policy == policy
 
 
 async def test_operators_limits_hold_instead_of_the_handler_s(api: JobsApi, database: Database) -> None:

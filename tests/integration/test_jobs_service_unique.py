@@ -1,6 +1,7 @@
 """What CreateJob and BatchCreateJobs answer to unique keys, and to all else a job may ask for."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from google.rpc import error_details_pb2
 
 from millrace.jobs.v1 import job_options_pb2, jobs_service_pb2
 from millrace_database.database import Database
-from millrace_runtime.struct_json import dict_to_struct
+from millrace_runtime.struct_json import dict_to_struct, timestamp_to_datetime
 from support.jobs_api import (
     ANY_TYPE,
     TYPE,
@@ -127,7 +128,14 @@ async def test_a_throttled_key_names_the_job_it_let_in(api: JobsApi) -> None:
     first = await api.create(unique=throttle)
     await api.jobs.CancelJob(jobs_service_pb2.CancelJobRequest(org_id="acme", job_id=first.job_id))
 
-    assert _named(await refusal(api.create(unique=throttle))) == first.job_id
+    refused = await refusal(api.create(unique=throttle))
+    assert _named(refused) == first.job_id
+    ends_at = timestamp_to_datetime(first.created_at) + timedelta(seconds=60)
+    said = re.fullmatch(
+        "the unique key let this job in, and lets in no other before (.+) UTC", refused.details() or ""
+    )
+    assert said is not None
+    assert abs(datetime.fromisoformat(f"{said[1]}+00:00") - ends_at) < timedelta(seconds=1)
     throttle.on_conflict = _RETURN
     response = await api.jobs.CreateJob(_request(unique=throttle))
     assert (response.already_existed, response.job.job_id) == (True, first.job_id)
@@ -269,6 +277,10 @@ async def test_a_request_id_that_another_job_just_got_does_not_break_a_replaceme
         (
             {"retry_policy": _Retry(factor=3, backoff=job_options_pb2.BACKOFF_LINEAR)},
             {"retry_policy.factor": "is only for exponential backoff"},
+        ),
+        (
+            {"retry_policy": _Retry(initial_delay=Duration(seconds=61), max_delay=Duration(seconds=60))},
+            {"retry_policy.initial_delay": "must not be longer than max_delay"},
         ),
         (
             {"dead_letter_type": "nobody:knows"},

@@ -103,8 +103,14 @@ async def test_a_job_waits_while_its_type_or_organisation_is_paused(api: JobsApi
     organisation = jobs_service_pb2.PauseOrganisationRequest(org_id="acme")
 
     await api.jobs.PauseOrganisation(organisation)
+    later = await api.create()
     await _sweep(database)
     assert await _cause(api, created) == "ORGANISATION_PAUSED"
+    reason = await _reason(api, later)
+    assert (reason.jobs_before, reason.message) == (
+        1,
+        "Its organisation is paused by an operator. 1 job comes before it.",
+    )
     await api.jobs.PauseJobType(jobs_service_pb2.PauseJobTypeRequest(type=ANY_TYPE))
     assert await _cause(api, created) == "TYPE_PAUSED"
     await api.jobs.ResumeJobType(jobs_service_pb2.ResumeJobTypeRequest(type=ANY_TYPE))
@@ -217,6 +223,37 @@ async def test_a_job_waits_for_its_concurrency_key(api: JobsApi, database: Datab
 
     assert await _cause(api, created) == "CONCURRENCY_KEY"
     assert await _cause(api, other) == "IN_LINE"
+
+
+@pytest.mark.parametrize(
+    "states", [job_options_pb2.UNIQUE_STATES_RUNNING, job_options_pb2.UNIQUE_STATES_EACH]
+)
+async def test_a_job_waits_for_its_unique_key(
+    api: JobsApi, database: Database, states: job_options_pb2.UniqueStates.ValueType
+) -> None:
+    unique = job_options_pb2.Uniqueness(key="disk", states=states)
+    await api.create(unique=unique)
+    assert len(await _claim(database, 1)) == 1
+    created = await api.create(unique=unique)
+    await _claim(database, 1)
+
+    reason = await _reason(api, created)
+    assert reason.cause == Cause.WAITING_CAUSE_CONCURRENCY_KEY
+    assert reason.message == "Others with its unique key run or come before it."
+
+
+async def test_those_that_come_before_it_at_its_key_are_counted(api: JobsApi, database: Database) -> None:
+    jobs = [await api.create(concurrency=job_options_pb2.Concurrency(key="disk")) for _ in range(4)]
+    assert len(await _claim(database, 5)) == 1
+
+    reasons = [await _reason(api, job) for job in jobs[1:]]
+    assert [reason.jobs_before for reason in reasons] == [0, 1, 2]
+    said = "Others with its concurrency key run or come before it."
+    assert [reason.message for reason in reasons] == [
+        said,
+        f"{said} 1 job comes before it.",
+        f"{said} 2 jobs come before it.",
+    ]
 
 
 async def test_a_job_waits_while_a_failed_one_blocks_its_key(api: JobsApi, database: Database) -> None:

@@ -10,7 +10,8 @@ import pytest
 from millrace_database import job_lifecycle
 from millrace_database.database import Database
 from millrace_database.ids import new_id
-from millrace_database.job_lifecycle import CreatedJob, NewJob, create_jobs
+from millrace_database.job_lifecycle import CreatedJob, NewJob, create_jobs, create_plain_jobs
+from millrace_jobs import job_writer
 from millrace_jobs.job_writer import JobWriter, WrittenJob
 from millrace_runtime.errors import Unavailable
 from support.polling import eventually
@@ -18,7 +19,7 @@ from support.polling import eventually
 
 @pytest.fixture
 async def writer(database: Database) -> AsyncIterator[JobWriter]:
-    writer = JobWriter(database)
+    writer = JobWriter(database, lambda _types: None)
     running = asyncio.create_task(writer.run())
     yield writer
     running.cancel()
@@ -54,9 +55,9 @@ async def test_calls_at_the_same_time_share_transactions(
 
     async def counted(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[CreatedJob]:
         sizes.append(len(jobs))
-        return await create_jobs(conn, jobs)
+        return await create_plain_jobs(conn, jobs)
 
-    monkeypatch.setattr(job_lifecycle, "create_jobs", counted)
+    monkeypatch.setattr(job_lifecycle, "create_plain_jobs", counted)
     jobs = [_job() for _ in range(100)]
 
     written = await asyncio.gather(*(_write(writer, job) for job in jobs))
@@ -108,6 +109,60 @@ async def test_a_group_that_is_held_up_does_not_hold_up_others(writer: JobWriter
     assert written.record().job_id == taken.job_id
 
 
+async def test_a_job_that_has_to_wait_takes_no_other_of_its_group_with_it(
+    writer: JobWriter, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_writer, "_PATIENCE_SECONDS", 0.2)
+    await _write(writer, _job())
+    async with database.transaction() as other:
+        await create_jobs(other, [_job(request_id="r1")])
+        waiting = asyncio.create_task(_write(writer, _job(request_id="r1")))
+        innocent = [asyncio.create_task(_write(writer, _job())) for _ in range(2)]
+        async with asyncio.timeout(5):
+            await asyncio.gather(*innocent)
+        assert not waiting.done()
+
+    assert (await waiting).created.already_existed
+
+
+async def test_jobs_of_which_it_is_not_known_whether_they_were_written_are_written_once(
+    writer: JobWriter, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def late(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[CreatedJob]:
+        await create_plain_jobs(conn, jobs)
+        raise TimeoutError
+
+    monkeypatch.setattr(job_lifecycle, "create_plain_jobs", late)
+    jobs = [_job(), _job(request_id="r1")]
+
+    written = await asyncio.gather(*(_write(writer, job) for job in jobs))
+
+    assert [result.created for result in written] == [CreatedJob(job.job_id) for job in jobs]
+    assert [result.record().job_id for result in written] == [job.job_id for job in jobs]
+
+
+async def test_a_job_is_created_when_the_one_with_its_request_id_is_deleted_before_it_is_read(
+    writer: JobWriter, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with database.transaction() as connection:
+        await create_jobs(connection, [_job(request_id="r1")])
+
+    async def create_and_delete_it(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[CreatedJob]:
+        created = await create_plain_jobs(conn, jobs)
+        for made in created:
+            if made.already_existed:
+                await conn.execute("DELETE FROM queue WHERE id = $1", made.job_id)
+                await conn.execute("DELETE FROM jobs WHERE job_id = $1", made.job_id)
+        return created
+
+    monkeypatch.setattr(job_lifecycle, "create_plain_jobs", create_and_delete_it)
+    jobs = [_job(), _job(request_id="r1")]
+
+    written = await asyncio.gather(*(_write(writer, job) for job in jobs))
+
+    assert [result.created for result in written] == [CreatedJob(job.job_id) for job in jobs]
+
+
 async def test_existing_jobs_are_read_for_those_who_want_them(writer: JobWriter, database: Database) -> None:
     async with database.transaction() as connection:
         await create_jobs(connection, [_job(request_id="r1")])
@@ -138,11 +193,11 @@ async def test_a_batch_that_gives_way_in_a_deadlock_is_written_again(
     failures = [asyncpg.DeadlockDetectedError("deadlock detected")] * 2
 
     async def deadlocked_at_first(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[CreatedJob]:
-        created = await create_jobs(conn, jobs)
         if failures:
             raise failures.pop()
-        return created
+        return await create_jobs(conn, jobs)
 
+    monkeypatch.setattr(job_lifecycle, "create_plain_jobs", deadlocked_at_first)
     monkeypatch.setattr(job_lifecycle, "create_jobs", deadlocked_at_first)
     jobs = [_job(), _job()]
 
@@ -152,7 +207,7 @@ async def test_a_batch_that_gives_way_in_a_deadlock_is_written_again(
 
 
 async def test_nobody_waits_for_a_writer_that_has_ended(database: Database) -> None:
-    writer = JobWriter(database)
+    writer = JobWriter(database, lambda _types: None)
     running = asyncio.create_task(writer.run())
     async with database.transaction() as connection:
         await connection.execute("LOCK TABLE jobs")

@@ -21,6 +21,7 @@ from millrace_database.schema_version import VERSION_TABLE, latest_version, sche
 from millrace_database.tables import FAILED_STATUSES, FINAL_STATUSES, JOB_STATUSES, jobs
 from millrace_queue.schema import VERSION_1, VERSION_2
 from millrace_queue.schema_version_3 import VERSION_3
+from millrace_queue.schema_version_4 import VERSION_4
 
 _READ_VERSION = "SELECT version_num FROM millrace_schema_version"
 _SET_VERSION = "UPDATE millrace_schema_version SET version_num = '9999'"
@@ -65,7 +66,7 @@ async def _shape(url: str) -> dict[str, set[tuple[object, ...]]]:
 
 async def test_the_migrations_make_what_the_tables_say(empty_url: str, database_url: str) -> None:
     def create(connection: Connection) -> None:
-        for statement in (*VERSION_1, *VERSION_2, *VERSION_3):
+        for statement in (*VERSION_1, *VERSION_2, *VERSION_3, *VERSION_4):
             connection.execute(text(statement))
         metadata.create_all(connection)
 

@@ -9,6 +9,7 @@ from millrace_queue import (
     Rate,
     TypeGates,
     claim,
+    confirm,
     enqueue,
     hand_back,
     pause_type,
@@ -99,6 +100,28 @@ async def test_what_ran_before_a_limit_was_set_counts(database: Database) -> Non
         assert await conn.fetchval("SELECT count(*) FROM queue WHERE gated") == 5
         await completed(conn, before)
         assert len(await claimed(conn, worker_id)) == 4
+
+
+@pytest.mark.parametrize("of_tenant", [False, True])
+async def test_what_ran_before_and_is_locked_for_long_counts_all_the_same(
+    database: Database, of_tenant: bool
+) -> None:
+    table = "queue_tenants" if of_tenant else "queue_types"
+    async with database.connection() as conn:
+        worker_id = await new_worker(conn)
+        await enqueue(conn, [entry() for _ in range(10)])
+        (before,) = await claimed(conn, worker_id, limit=1)
+        if of_tenant:
+            await set_tenant(conn, "A", max_running=3)
+        else:
+            await set_type_limits(conn, "a", TypeGates(max_running=3))
+        async with database.transaction() as holder:
+            await confirm(holder, [before.lease])
+            for _ in range(3):
+                await conn.execute(f"UPDATE {table} SET gated_since = gated_since - interval '50 seconds'")  # noqa: S608
+                await swept(conn)
+
+            assert len(await claimed(conn, worker_id)) == 2
 
 
 async def test_a_limit_may_be_raised_lowered_and_lifted_at_any_time(database: Database) -> None:

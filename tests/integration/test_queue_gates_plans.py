@@ -28,6 +28,12 @@ SELECT gen_random_uuid(), type, 't' || n, 4, 'ready', n, NULL, NULL, NULL, NULL
 FROM generate_series(1, 10000) AS n, unnest('{a,b}'::text[]) AS type
 """
 
+_UNMARKED = 500
+_CLAIM_UNMARKED = """
+UPDATE queue SET state = 'running', attempt = 1, fence = nextval('queue_fence'), worker_id = $1
+WHERE id IN (SELECT id FROM queue WHERE state = 'ready' AND type = 'a' LIMIT $2::integer)
+"""
+
 
 @pytest.fixture(scope="module")
 def large(postgres_url: str) -> Iterator[str]:
@@ -36,10 +42,11 @@ def large(postgres_url: str) -> Iterator[str]:
 
 
 async def _filled(url: str, conn: asyncpg.Connection) -> str:
+    # Before anything is parked: what a limit lets start is put back into line when it is set.
+    await set_tenant(conn, "flood", max_running=5)
     await conn.execute(_FILL, _PARKED)
     await conn.execute("INSERT INTO queue_lines (type, priority) VALUES ('a', 0), ('b', 0)")
     await set_type_limits(conn, "a", TypeGates(max_running=200, max_running_per_tenant=2))
-    await set_tenant(conn, "flood", max_running=5)
     await conn.execute("ANALYZE queue, queue_types, queue_tenants, queue_lines")
     return url
 
@@ -72,6 +79,7 @@ async def test_a_claim_at_gates_reads_what_it_takes(conn: asyncpg.Connection) ->
 
 
 async def test_a_release_reads_what_it_lets_go(conn: asyncpg.Connection) -> None:
+    assert (await reads_of(conn, gate_statements.READ_LEFT_TYPES, ["a"])).rows["queue"] <= 1
     parked_at = (["a"], ["flood"], ["a"], ["flood"], ["k"], ["flood"])
     assert (await reads_of(conn, gate_statements.PARKED_AT, *parked_at)).rows["queue"] <= 5
     go = (["a"], ["flood"], [3], [False])
@@ -89,7 +97,18 @@ async def test_a_sweep_reads_one_entry_of_what_is_parked_together(conn: asyncpg.
     assert (await reads_of(conn, sweep_statements.SHARES_WITH_PARKED, "", "", size)).rows["queue"] <= 2
     assert (await reads_of(conn, sweep_statements.KEYS_WITH_PARKED, "", "", "", size)).rows["queue"] <= 2
     assert (await reads_of(conn, sweep_statements.MARK_GATED, size)).rows["queue"] == 0
-    assert (await reads_of(conn, sweep_statements.PARK_PAUSED, ["flood"], size)).rows["queue"] == 0
+    reads = await reads_of(conn, sweep_statements.PARK_PAUSED, ["flood"], size)
+    assert reads.rows["queue"] == 0, reads.plan
+
+
+async def test_a_sweep_reads_each_entry_that_it_marks_a_few_times(conn: asyncpg.Connection) -> None:
+    await conn.execute(_CLAIM_UNMARKED, await new_worker(conn), _UNMARKED)
+
+    reads = await reads_of(conn, sweep_statements.MARK_GATED, sweep_statements.BATCH)
+
+    # Found, locked, and changed.
+    assert reads.rows["queue"] <= 3 * _UNMARKED, reads.plan
+    assert await conn.fetchval("SELECT count(*) FROM queue WHERE gated") == _UNMARKED
 
 
 async def test_whoever_is_not_in_the_flood_is_served_beside_it(conn: asyncpg.Connection) -> None:

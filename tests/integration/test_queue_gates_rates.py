@@ -43,6 +43,16 @@ async def _starts(conn: asyncpg.Connection, worker_id: UUID, count: int) -> list
     return starts
 
 
+async def _set_rate(conn: asyncpg.Connection, of: str, rate: Rate) -> None:
+    match of:
+        case "type":
+            await set_type_limits(conn, "a", TypeGates(rate=rate))
+        case "tenant of a type":
+            await set_type_limits(conn, "a", TypeGates(tenant_rate=rate))
+        case _:
+            await set_tenant(conn, "A", rate=rate)
+
+
 def _most_in_a_period(starts: Sequence[datetime]) -> int:
     return max(sum(1 for other in starts if start <= other <= start + _PERIOD) for start in starts)
 
@@ -53,13 +63,7 @@ async def test_no_more_start_in_any_period_than_may(database: Database, of: str,
     rate = Rate(6, _PERIOD, smooth)
     async with database.connection() as conn:
         worker_id = await new_worker(conn)
-        match of:
-            case "type":
-                await set_type_limits(conn, "a", TypeGates(rate=rate))
-            case "tenant of a type":
-                await set_type_limits(conn, "a", TypeGates(tenant_rate=rate))
-            case _:
-                await set_tenant(conn, "A", rate=rate)
+        await _set_rate(conn, of, rate)
         await enqueue(conn, [entry() for _ in range(20)])
 
         starts = await _starts(conn, worker_id, 20)
@@ -136,6 +140,52 @@ async def test_a_rate_is_changed(database: Database) -> None:
         await set_type_limits(conn, "a", TypeGates())
         await swept(conn)
         assert len(await claimed(conn, worker_id)) == 15
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("of", ["type", "tenant of a type", "tenant"])
+async def test_a_rate_goes_on_after_the_clock_was_set_back(database: Database, of: str, smooth: bool) -> None:
+    rate = Rate(6, _PERIOD, smooth)
+    async with database.connection() as conn:
+        worker_id = await new_worker(conn)
+        await _set_rate(conn, of, rate)
+        await enqueue(conn, [entry() for _ in range(26)])
+        await _starts(conn, worker_id, 6)
+        await conn.execute(
+            """UPDATE queue_rates SET next_at = next_at + interval '1 day', idle_at = idle_at + interval '1 day',
+            start_times = ARRAY(SELECT time + interval '1 day' FROM unnest(start_times) AS time)"""
+        )
+        await swept(conn)
+
+        async with asyncio.timeout(60):
+            starts = await _starts(conn, worker_id, 20)
+
+    assert _most_in_a_period(starts) <= 6
+    assert starts[-1] - starts[0] >= (18 * _PERIOD / 6 if smooth else 3 * _PERIOD)
+
+
+async def test_a_limit_that_is_set_anew_forgets_starts_from_before_the_clock_was_set_back(
+    database: Database,
+) -> None:
+    rate = Rate(2, _LONG)
+    async with database.connection() as conn:
+        worker_id = await new_worker(conn)
+        await set_type_limits(conn, "a", TypeGates(rate=rate))
+        await set_tenant(conn, "A", rate=rate)
+        await enqueue(conn, [entry()])
+        await claimed(conn, worker_id)
+        await conn.execute(
+            """UPDATE queue_rates SET start_times = start_times || (now() + interval '1 day'),
+            start_counts = start_counts || 1, next_at = now() + interval '1 day'"""
+        )
+
+        await set_type_limits(conn, "a", TypeGates(rate=Rate(3, _LONG)))
+        await set_tenant(conn, "A", rate=rate)
+
+        rows = await conn.fetch(
+            "SELECT start_counts, start_times[1] <= now() AS past, next_at <= now() FROM queue_rates"
+        )
+        assert [tuple(row) for row in rows] == [([1], True, True)] * 2
 
 
 async def test_a_sweep_tells_when_the_next_rate_opens(database: Database) -> None:

@@ -87,6 +87,46 @@ async def test_a_resumed_tenant_comes_back_in_batches_without_delaying_others(da
         assert len(await served(conn, worker_id)) == 3200
 
 
+@pytest.mark.parametrize("max_running", [None, 30])
+async def test_a_limit_that_is_lifted_or_raised_leaves_no_place_empty_until_the_next_sweep(
+    database: Database, max_running: int | None
+) -> None:
+    async with database.connection() as conn:
+        worker_id = await new_worker(conn)
+        await set_tenant(conn, "A", max_running=2)
+        await enqueue(conn, [entry("a", "A") for _ in range(40)])
+        assert len(await claimed(conn, worker_id)) == 2
+
+        await set_tenant(conn, "A", max_running=max_running)
+
+        assert len(await claimed(conn, worker_id)) == (38 if max_running is None else 28)
+
+
+async def test_a_limit_that_is_lowered_lets_nothing_go(database: Database) -> None:
+    async with database.connection() as conn:
+        worker_id = await new_worker(conn)
+        await set_tenant(conn, "A", max_running=2)
+        await enqueue(conn, [entry("a", "A") for _ in range(5)])
+        await claimed(conn, worker_id)
+        await set_tenant(conn, "A", max_running=1)
+
+        assert await states(conn) == {"running": 2, "tenant": 3}
+
+
+async def test_a_tenant_that_is_resumed_has_something_in_line_before_the_next_sweep(
+    database: Database,
+) -> None:
+    async with database.connection() as conn:
+        worker_id = await new_worker(conn)
+        await enqueue(conn, [entry("a", "A") for _ in range(20)])
+        await pause_tenant(conn, "A")
+        assert await states(conn) == {"tenant": 20}
+
+        await resume_tenant(conn, "A")
+
+        assert len(await claimed(conn, worker_id)) == 20
+
+
 async def test_a_tenant_that_is_paused_while_its_entries_wait_at_a_gate(database: Database) -> None:
     async with database.connection() as conn:
         worker_id = await new_worker(conn)

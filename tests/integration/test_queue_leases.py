@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
 from typing import Any
@@ -7,15 +8,20 @@ import asyncpg
 import pytest
 
 from millrace_database.database import Database
+from millrace_database.ids import new_id
 from millrace_queue import (
+    CancelOutcome,
     Claim,
     Failure,
     HandBack,
     Lease,
     Settled,
     cancel,
+    cancel_free,
     complete,
     confirm,
+    confirm_alone,
+    enqueue,
     fail,
     hand_back,
     settle_cancelled,
@@ -147,7 +153,7 @@ async def test_handing_back_what_was_to_be_cancelled_cancels_it(database: Databa
         assert await _entry(conn, claimed.id) is None
 
 
-@pytest.mark.parametrize("operation", [complete, settle_cancelled, confirm, hand_back])
+@pytest.mark.parametrize("operation", [complete, settle_cancelled, confirm, confirm_alone, hand_back])
 async def test_nothing_to_do_is_fine(
     database: Database, operation: Callable[[asyncpg.Connection, list[Lease]], Awaitable[Any]]
 ) -> None:
@@ -155,6 +161,7 @@ async def test_nothing_to_do_is_fine(
         assert not await operation(conn, [])
         assert await fail(conn, []) == {}
         assert await cancel(conn, []) == {}
+        assert await cancel_free(conn, []) == {}
 
 
 async def test_a_batch_larger_than_any_worker_sends_is_settled_at_once(database: Database) -> None:
@@ -191,17 +198,83 @@ async def test_a_confirmed_lease_cannot_be_settled_until_the_transaction_ends(da
             assert await completing == {claimed.id}
 
 
+@pytest.mark.parametrize("ask", [cancel, cancel_free])
+async def test_a_cancellation_does_not_wait_for_a_confirmed_lease(
+    database: Database, ask: Callable[[asyncpg.Connection, list[UUID]], Awaitable[dict[UUID, CancelOutcome]]]
+) -> None:
+    async with database.connection() as conn:
+        claimed = await _one_claim(conn)
+        async with database.transaction() as handler:
+            assert await confirm(handler, [claimed.lease]) == {claimed.id}
+            async with asyncio.timeout(5):
+                outcomes = await ask(conn, [claimed.id])
+            assert not outcomes[claimed.id].removed
+            assert await confirm(handler, [claimed.lease]) == {claimed.id}
+
+        assert await settle_cancelled(conn, [claimed.lease]) == {claimed.id}
+
+
+async def test_a_handler_that_has_confirmed_its_lease_may_end_its_entry_in_the_same_transaction(
+    database: Database,
+) -> None:
+    async with database.connection() as conn:
+        claimed = await _one_claim(conn)
+        async with database.transaction() as handler:
+            await confirm(handler, [claimed.lease])
+            await cancel(conn, [claimed.id])
+            assert await complete(handler, [claimed.lease]) == {claimed.id}
+        assert await conn.fetchval("SELECT count(*) FROM queue") == 0
+
+
+async def test_a_handler_that_has_confirmed_its_lease_does_not_deadlock_with_who_waits_for_it(
+    database: Database,
+) -> None:
+    async with database.connection() as conn:
+        claimed = await _one_claim(conn)
+        async with database.connection() as handler:
+            transaction = handler.transaction()
+            await transaction.start()
+            await confirm(handler, [claimed.lease])
+            await cancel(conn, [claimed.id])
+            async with blocked_by_others(database, lambda other: complete(other, [claimed.lease])) as ending:
+                assert await confirm_alone(handler, [claimed.lease]) == {claimed.id}
+                assert await complete(handler, [claimed.lease]) == {claimed.id}
+                await transaction.commit()
+                assert await ending == set()
+
+
+async def test_what_somebody_else_ends_just_now_is_not_waited_for_when_many_are_cancelled(
+    database: Database,
+) -> None:
+    async with database.connection() as conn:
+        worker_id = await new_worker(conn)
+        ending, running = await claimed_entries(conn, worker_id, sample_entry(), sample_entry())
+        waiting = sample_entry()
+        await enqueue(conn, [waiting])
+        async with database.transaction() as other:
+            await complete(other, [ending.lease])
+            async with asyncio.timeout(5):
+                outcomes = await cancel_free(conn, [ending.id, running.id, waiting.id, new_id()])
+        assert {id_: outcome and outcome.removed for id_, outcome in outcomes.items()} == {
+            ending.id: None,
+            running.id: False,
+            waiting.id: True,
+        }
+        assert await cancel_free(conn, [ending.id]) == {}
+
+
 @pytest.mark.parametrize(
     "settle",
     [
         complete,
         confirm,
+        confirm_alone,
         hand_back,
         settle_cancelled,
         lambda conn, leases: fail(conn, [Failure(lease.id, lease.fence, SOON) for lease in leases]),
         lambda conn, leases: cancel(conn, [lease.id for lease in leases]),
     ],
-    ids=["complete", "confirm", "hand back", "settle cancelled", "fail", "cancel"],
+    ids=["complete", "confirm", "confirm alone", "hand back", "settle cancelled", "fail", "cancel"],
 )
 async def test_batches_in_opposite_orders_do_not_deadlock(
     database: Database, settle: Callable[[asyncpg.Connection, list[Lease]], Coroutine[Any, Any, Any]]
@@ -213,11 +286,11 @@ async def test_batches_in_opposite_orders_do_not_deadlock(
     async with database.connection() as first:
         transaction = first.transaction()
         await transaction.start()
-        await confirm(first, [low.lease])
+        await confirm_alone(first, [low.lease])
         # If it had locked the higher one before it waits for the lower, the next line would be a deadlock.
         async with blocked_by_others(
             database, lambda conn: settle(conn, [high.lease, low.lease])
         ) as settling:
-            assert await confirm(first, [high.lease]) == {high.id}
+            assert await confirm_alone(first, [high.lease]) == {high.id}
             await transaction.commit()
             assert set(await settling) == {low.id, high.id}

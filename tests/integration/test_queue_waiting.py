@@ -114,12 +114,12 @@ async def test_waiting_entries_are_removed_and_running_ones_asked_to_stop(databa
         ready, scheduled, unknown = sample_entry("a"), sample_entry("a", run_at=_in(3600)), new_id()
         await enqueue(conn, [ready, scheduled])
         asked = CancelOutcome(
-            removed=False, worker_id=worker_id, worker_details={"address": "127.0.0.1:50053"}
+            "b", "acme", removed=False, worker_id=worker_id, worker_details={"address": "127.0.0.1:50053"}
         )
 
         assert await cancel(conn, [unknown, running.id, scheduled.id, ready.id]) == {
-            ready.id: CancelOutcome(removed=True),
-            scheduled.id: CancelOutcome(removed=True),
+            ready.id: CancelOutcome("a", "acme", removed=True),
+            scheduled.id: CancelOutcome("a", "acme", removed=True),
             running.id: asked,
         }
         assert await cancel(conn, [running.id, ready.id]) == {running.id: asked}
@@ -134,4 +134,6 @@ async def test_a_cancelled_worker_without_registration_has_no_details(database: 
 
         outcomes = await cancel(conn, [running.id])
 
-    assert outcomes == {running.id: CancelOutcome(removed=False, worker_id=worker_id, worker_details=None)}
+    assert outcomes == {
+        running.id: CancelOutcome("reports:generate", "acme", removed=False, worker_id=worker_id)
+    }

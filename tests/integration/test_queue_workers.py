@@ -90,7 +90,16 @@ async def test_rescue_goes_by_missing_heartbeats_and_not_by_age(database: Databa
         rescued = await rescue(conn, limit=PLENTY)
 
         assert rescued == [
-            Rescued(lost.id, lost.type, dead, 1, lost.fence, Rescue.READY, {"address": "127.0.0.1:50053"})
+            Rescued(
+                lost.id,
+                lost.type,
+                lost.tenant,
+                dead,
+                1,
+                lost.fence,
+                Rescue.READY,
+                {"address": "127.0.0.1:50053"},
+            )
         ]
         assert not (await heartbeat(conn, dead, draining=False)).known
         assert len((await heartbeat(conn, alive, draining=False)).held) == 1
@@ -141,7 +150,39 @@ async def test_rescue_goes_on_where_its_limit_stopped_it(database: Database) -> 
         await claimed_entries(conn, dead, *(sample_entry() for _ in range(5)))
         await lose_heartbeat(conn, dead)
 
-        assert [len(await rescue(conn, limit=2)) for _ in range(4)] == [2, 2, 1, 0]
+        batches = [await rescue(conn, limit=2) for _ in range(4)]
+        assert [len(batch) for batch in batches] == [2, 2, 1, 0]
+        details = [entry.worker_details for batch in batches for entry in batch]
+        assert details == [{"address": "127.0.0.1:50053"}] * 5
+
+
+async def test_what_an_unregistered_worker_still_holds_says_whose_it_was(database: Database) -> None:
+    async with database.connection() as conn:
+        worker_id = await new_worker(conn)
+        await claimed_entries(conn, worker_id, sample_entry())
+        await unregister_worker(conn, worker_id)
+
+        (rescued,) = await rescue(conn, limit=PLENTY)
+
+    assert rescued.worker_details == {"address": "127.0.0.1:50053"}
+
+
+async def test_lost_workers_are_forgotten_once_nothing_is_left_to_take_back(database: Database) -> None:
+    async with database.connection() as conn:
+        known = []
+        for entries in (0, 3):
+            dead = await new_worker(conn)
+            await claimed_entries(conn, dead, *(sample_entry() for _ in range(entries)))
+            await lose_heartbeat(conn, dead)
+        await rescue(conn, limit=2)
+        for _ in range(2):
+            await conn.execute("UPDATE queue_lost_workers SET removed_at = now() - interval '61 minutes'")
+            known.append(await conn.fetchval("SELECT count(*) FROM queue_lost_workers"))
+            await rescue(conn, limit=PLENTY)
+        await rescue(conn, limit=PLENTY)
+
+        assert known == [2, 1]
+        assert await conn.fetchval("SELECT count(*) FROM queue_lost_workers") == 0
 
 
 async def test_several_rescuers_share_the_entries(database: Database) -> None:

@@ -86,10 +86,11 @@ async def conn(large: _Large) -> AsyncIterator[asyncpg.Connection]:
         await database.close()
 
 
-async def test_a_claim_reads_what_it_takes(large: _Large, conn: asyncpg.Connection) -> None:
+@pytest.mark.parametrize("statement", [statements.CLAIM, job_statements.CLAIM_JOBS])
+async def test_a_claim_reads_what_it_takes(large: _Large, conn: asyncpg.Connection, statement: str) -> None:
     types, places = ["imports:load", "reports:generate", "unknown"], [_BATCH, _BATCH, _BATCH]
 
-    reads = await reads_of(conn, statements.CLAIM, large.worker_id, types, places, _BATCH)
+    reads = await reads_of(conn, statement, large.worker_id, types, places, _BATCH)
 
     # Each entry once to rank it, once to lock it, once to update it.
     assert 2 * _BATCH < reads.rows["queue"] <= 3 * _BATCH
@@ -124,6 +125,7 @@ async def test_a_failure_is_looked_up_by_its_lease(
 
 async def test_a_cancellation_is_looked_up_by_its_id(large: _Large, conn: asyncpg.Connection) -> None:
     assert (await reads_of(conn, statements.CANCEL, large.held)).rows["queue"] <= 2 * _BATCH
+    assert (await reads_of(conn, statements.CANCEL_FREE, large.held)).rows["queue"] <= 3 * _BATCH
 
 
 async def test_a_heartbeat_reads_what_the_worker_holds(large: _Large, conn: asyncpg.Connection) -> None:
@@ -187,6 +189,14 @@ async def test_coming_in_reads_two_entries_of_the_line(large: _Large, conn: asyn
     reads = await reads_of(conn, line_statements.ENQUEUE, ids, *ordinary, *[_each(None)] * 8)
 
     assert reads.rows["queue"] <= 2
+
+    texts = [_each("acme"), _each("reports:generate"), _each("{}"), _each("{}"), _each("ann")]
+    columns = [[new_id() for _ in ids], *texts, _each(4), _each(0), *[_each(None)] * 5]
+
+    reads = await reads_of(conn, job_statements.CREATE_PLAIN_JOBS, *columns)
+
+    assert reads.rows["queue"] <= 2
+    assert reads.rows["jobs"] == 0
 
 
 @pytest.mark.parametrize("from_beginning", [False, True])

@@ -60,11 +60,24 @@ async def test_a_team_runs_its_own_handlers(database: Database, database_url: st
     assert output(job) == {"doubled": 42}
 
 
+async def test_what_is_wrong_in_a_module_is_said_in_one_line(database_url: str, tmp_path: Path) -> None:
+    module = tmp_path / "my_jobs.py"
+    module.write_text(HANDLERS.replace('process")', 'process", rate=(5, 1))'))
+
+    async with _worker(tmp_path, database_url, "--handlers", "my_jobs") as process:
+        _, said = await process.communicate()
+
+    assert process.returncode == 2
+    assert "Traceback" not in said.decode()
+    last = said.decode().splitlines()[-1]
+    assert f"my_jobs.process ({module}:4) cannot handle 'my-feature:process': rate is a Rate or None" in last
+
+
 async def test_a_module_that_is_not_there_is_said_in_one_line(database_url: str, tmp_path: Path) -> None:
     async with _worker(tmp_path, database_url, "--handlers", "no_such_app.handlers") as process:
         _, said = await process.communicate()
 
     assert process.returncode == 2
     last = said.decode().splitlines()[-1]
-    assert "MILLRACE_HANDLERS=no_such_app.handlers" in last
+    assert last.startswith("millrace worker: --handlers no_such_app.handlers: ")
     assert "No module named 'no_such_app'" in last

@@ -1,6 +1,8 @@
 from datetime import timedelta
 from typing import Any
 
+from structlog.testing import capture_logs
+
 from millrace_database.database import Database
 from millrace_database.job_options import RetryRule, TypeLimits, TypeOptions
 from millrace_database.job_type_limits import update_job_type_limits
@@ -37,6 +39,27 @@ async def test_the_options_of_a_handler_are_published(database: Database) -> Non
     options = TypeOptions.from_json(record.options_json)
     assert options.retry == RetryRule("fixed", timedelta(seconds=5), timedelta(minutes=5), 2, 0.1)
     assert (options.dead_letter_type, options.retention) == ("orders:dead", retention)
+
+
+async def test_a_dead_letter_type_that_nobody_has_published_is_named_in_the_log(database: Database) -> None:
+    with capture_logs() as logs:
+        await publish(database, _registry(dead_letter="orders:lost"))
+    (warning,) = [line for line in logs if line["log_level"] == "warning"]
+    assert (warning["type"], warning["dead_letter"]) == ("orders:send", "orders:lost")
+
+
+async def test_a_dead_letter_type_that_is_known_is_not_complained_of(database: Database) -> None:
+    async def handle(context: JobContext[dict[str, Any]]) -> None: ...
+
+    elsewhere = Registry()
+    elsewhere.job_handler("orders:dead")(handle)
+    await publish(database, elsewhere)
+    beside = _registry(dead_letter="orders:dead")
+    beside.job_handler("orders:other", dead_letter="orders:send")(handle)
+
+    with capture_logs() as logs:
+        await publish(database, beside)
+    assert [line for line in logs if line["log_level"] == "warning"] == []
 
 
 async def test_limits_hold_once_they_are_published(database: Database) -> None:

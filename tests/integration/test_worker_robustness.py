@@ -5,10 +5,13 @@ from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import asyncpg
 import pytest
 
 from millrace_database import database as database_module
+from millrace_database import job_lifecycle
 from millrace_database.database import Database
 from millrace_worker import Backoff, JobContext, Registry, SyncJobContext, execution
 from millrace_worker.output import encode_output
@@ -210,9 +213,41 @@ async def test_a_transaction_that_holds_one_entry_does_not_hold_up_the_ends_of_o
         job_ids = await create(database, "robust:held", [{}] * 10)
         await fetched(database, "SELECT FROM queue WHERE state = 'running'", lambda rows: len(rows) == 10)
         async with database.transaction() as other:
-            await other.fetchval("SELECT id FROM queue WHERE id = $1 FOR UPDATE", job_ids[0])
+            # The writer has locked some of the others before it comes to this one.
+            await other.fetchval("SELECT id FROM queue WHERE id = $1 FOR UPDATE", job_ids[5])
             may_end.set()
-            for job_id in job_ids[1:]:
+            for job_id in job_ids[:5] + job_ids[6:]:
                 assert (await finished(database, job_id)).status == "completed"
-            assert (await read(database, job_ids[0])).status == "processing"
-        assert (await finished(database, job_ids[0])).status == "completed"
+            assert (await read(database, job_ids[5])).status == "processing"
+        assert (await finished(database, job_ids[5])).status == "completed"
+
+
+async def test_ends_whose_confirmation_was_lost_are_known_to_be_written(
+    database: Database,
+    registry: Registry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    complete = job_lifecycle.complete_plain_jobs
+    losses = [ConnectionResetError("the connection was lost")]
+
+    async def lose_the_answer(conn: asyncpg.Connection, results: Any) -> set[UUID]:
+        accepted = await complete(conn, results)
+        if losses:
+            raise losses.pop()
+        return accepted
+
+    monkeypatch.setattr(job_lifecycle, "complete_plain_jobs", lose_the_answer)
+
+    @registry.job_handler("robust:quick", concurrency=20)
+    async def quick(context: JobContext[dict[str, Any]]) -> None:
+        pass
+
+    async with worker(database, registry, tmp_path):
+        for job_id in await create(database, "robust:quick", [{}] * 10):
+            assert (await finished(database, job_id)).status == "completed"
+        rows = "SELECT coalesce(sum(finished), 0)::integer AS finished FROM job_flow"
+        await fetched(database, rows, lambda flow: flow[0]["finished"] == 10)
+
+    assert "the lease was lost" not in capsys.readouterr().err

@@ -31,7 +31,7 @@ class ScriptedJobs(JobsServiceServicer):
 
     BatchCreateJobs = GetJob = ListJobs = CancelJob = RetryJob = CreateJob
     ListJobAttempts = CancelJobs = RetryJobs = UnblockConcurrencyKey = CreateJob
-    ListJobTypes = PauseJobType = ResumeJobType = UpdateJobTypeLimits = CreateJob
+    ListJobTypes = GetJobType = PauseJobType = ResumeJobType = UpdateJobTypeLimits = CreateJob
     GetOrganisation = PauseOrganisation = ResumeOrganisation = UpdateOrganisationLimits = CreateJob
     GetQueueHealth = CreateJob
 

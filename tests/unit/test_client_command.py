@@ -2,9 +2,12 @@
 
 import time
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from millrace_client import (
@@ -23,7 +26,16 @@ from millrace_client import (
 from millrace_client.command import parse
 from millrace_client.command.limit_text import limit_text
 from millrace_client.command.main import build_app
-from millrace_client.command.output import plain
+from millrace_client.command.output import exact_time, plain
+
+MICROSECOND = timedelta(microseconds=1)
+LENGTHS = {
+    "d": timedelta(days=1),
+    "h": timedelta(hours=1),
+    "m": timedelta(minutes=1),
+    "s": timedelta(seconds=1),
+    "ms": timedelta(milliseconds=1),
+}
 
 
 @pytest.mark.parametrize(
@@ -31,6 +43,7 @@ from millrace_client.command.output import plain
     [
         ([], "Usage: millrace"),
         (["--org", "acme"], "Missing command"),
+        (["jobs", "--org", "acme"], "Missing command"),
         (["nope"], "No such command 'nope'"),
         (["jobs", "nope"], "No such command 'nope'"),
         (["jobs", "list"], "give --org, or set MILLRACE_ORG_ID"),
@@ -46,6 +59,7 @@ from millrace_client.command.output import plain
         (["--org", "acme", "jobs", "create", "noop", "--priority", "high"], "'--priority'"),
         (["--org", "acme", "jobs", "list", "--status", "done"], "none of PENDING, PROCESSING"),
         (["--org", "acme", "jobs", "create", "noop", "--delay", "soon"], "not a length of time"),
+        (["jobs", "--org", "acme", "create", "noop", "--delay", "1h", "--retry-delay", "5us"], "'--retry-delay'"),
         (["--org", "acme", "jobs", "create", "noop", "--unique-key", "k", "--unique-states", "x"], "none of WAITING, RUNNING"),
         (["--org", "acme", "jobs", "create", "noop", "--throttle", "5m"], "--unique-key"),
         (["--org", "acme", "jobs", "create", "noop", "--key-order", "skip-failed"], "--concurrency-key"),
@@ -54,13 +68,14 @@ from millrace_client.command.output import plain
         (["--org", "acme", "jobs", "retry-many", "--dry-run"], "give at least one filter, or --all"),
         (["--org", "acme", "jobs", "cancel-many", "--all", "--type", "noop"], "give at least one filter, or --all"),
         (["--org", "acme", "jobs", "cancel-many", "--status", "unknown"], "none of PENDING, PROCESSING"),
-        (["types", "limits", "noop"], "give the limits to set, or --reset"),
-        (["types", "limits", "noop", "--reset", "--max-running", "1"], "give the limits to set, or --reset"),
+        (["types", "limits", "noop", "--reset", "--max-running", "1"], "give it, or limits, and not both"),
         (["types", "limits", "noop", "--rate", "fast"], "not a rate"),
+        (["workers", "nope"], "No such command 'nope'"),
         (["orgs", "limits", "acme"], "give at least one of --weight"),
         (["orgs", "pause"], "Missing argument 'ORG_ID'"),
         (["--org", "acme", "files", "upload", "-"], "standard input needs a name"),
         (["--org", "acme", "schedules", "create", "name", "noop"], "give exactly one of"),
+        (["--org", "acme", "schedules", "create", "n", "noop", "--weekly", "mon"], "not days and a time"),
         (["--org", "acme", "schedules", "create", "n", "noop", "--daily", "9:30", "--cron", "@daily"], "'--daily'"),
         (["--org", "acme", "schedules", "create", "n", "noop", "--daily", "09:30", "--cron", "@daily"], "exactly one"),
     ],
@@ -101,6 +116,11 @@ def test_a_recurrence_is_read_from_its_option(read: object, text: str, recurrenc
         (parse.monthly, "31"),
         (parse.every, "15"),
         (parse.every, ""),
+        (parse.every, "1.s"),
+        (parse.every, ".5s"),
+        (parse.every, "1m 30s"),
+        (parse.every, "-1s"),
+        (parse.every, "9" * 400 + "s"),
         (parse.every, "9999999999d"),
         (parse.once, "tomorrow"),
     ],
@@ -112,10 +132,42 @@ def test_a_recurrence_that_means_nothing_is_refused(read: object, text: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("250ms", timedelta(milliseconds=250)),
+        ("0.5s", timedelta(milliseconds=500)),
+        ("1.5h", timedelta(minutes=90)),
+        ("1m30s250ms", timedelta(seconds=90, milliseconds=250)),
+        ("5m5ms", timedelta(minutes=5, milliseconds=5)),
+        ("0.000001s", timedelta(microseconds=1)),
+        ("0s", timedelta()),
+    ],
+)
+def test_a_length_of_time_may_be_shorter_than_a_second(text: str, length: timedelta) -> None:
+    assert parse.length(text) == length
+
+
+@given(
+    st.timedeltas(min_value=timedelta(), max_value=timedelta(days=3650)),
+    st.sampled_from([("d", "h", "m", "s"), ("h", "s"), ("s",), ("ms",)]),
+)
+def test_any_length_is_read_as_it_was_written(length: timedelta, units: tuple[str, ...]) -> None:
+    *coarse, finest = units
+    text, left = "", length
+    for unit in coarse:
+        count, left = divmod(left, LENGTHS[unit])
+        text += f"{count}{unit}"
+    text += f"{Decimal(left // MICROSECOND) / (LENGTHS[finest] // MICROSECOND):f}{finest}"
+    assert parse.length(text) == length
+
+
+@pytest.mark.parametrize(
     ("text", "rate"),
     [
         ("100/1m", RateLimit(100, timedelta(minutes=1))),
         ("5/s", RateLimit(5, timedelta(seconds=1))),
+        ("5/250ms", RateLimit(5, timedelta(milliseconds=250))),
+        ("5/ms", RateLimit(5, timedelta(milliseconds=1))),
         ("7/1h30m,smooth", RateLimit(7, timedelta(minutes=90), smooth=True)),
         ("0", RateLimit(0)),
     ],
@@ -155,6 +207,9 @@ def test_text_of_others_moves_no_cursor() -> None:
     assert plain({"a": 1}) == '{"a": 1}'
     assert plain(None) == ""
     assert plain(timedelta(days=1, seconds=90, microseconds=5)) == "1 day, 0:01:30"
+    assert plain(timedelta(milliseconds=250)) == "0:00:00.25"
+    assert plain(timedelta(seconds=10, microseconds=5)) == "0:00:10"
+    assert plain(timedelta(minutes=1, milliseconds=250)) == "0:01:00"
 
 
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
@@ -166,6 +221,7 @@ def test_the_first_and_the_last_time_there_is_can_be_shown(
     try:
         assert plain(datetime.max.replace(tzinfo=UTC)).startswith("9999-12-31 ")
         assert plain(datetime.min.replace(tzinfo=UTC)).startswith("0001-01-01 ")
+        assert exact_time(datetime.max.replace(tzinfo=UTC)).startswith("9999-12-31 ")
     finally:
         monkeypatch.undo()
         time.tzset()

@@ -118,3 +118,15 @@ def test_a_faster_rate_holds_at_once() -> None:
         assert use.places(rate, now) == 0
         for smooth in (True, False):
             assert use.places(Rate(fast.count, fast.period, smooth), now) > 0
+
+
+def test_starts_from_before_the_clock_was_set_back_do_not_count() -> None:
+    rate, day = Rate(3, timedelta(days=2)), timedelta(days=1)
+    use = RateUse()
+    use.take(rate, _BEGINNING, 1)
+    use.take(rate, _BEGINNING + day, 2)
+    now = _BEGINNING + timedelta(minutes=30)
+
+    assert use.places(rate, now) == 0
+    assert use.without_future(now).places(rate, now) == 2
+    assert use.without_future(_BEGINNING + day).places(rate, _BEGINNING + day) == 0

@@ -127,6 +127,52 @@ def test_impossible_options_are_refused(registry: Registry, options: dict[str, A
         async def work(context: JobContext[Model]) -> None: ...
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"concurrency": "5"}, "concurrency is a whole number, not '5'"),
+        ({"concurrency": True}, "concurrency is a whole number, not True"),
+        ({"concurrency": 2**31}, "concurrency is from 1 to"),
+        ({"attempts": 2.5}, "attempts is a whole number, not 2.5"),
+        ({"attempts": None}, "attempts is a whole number, not None"),
+        ({"timeout": 60}, "timeout is a timedelta, not 60"),
+        ({"backoff": timedelta(seconds=1)}, "backoff is a Backoff, not datetime.timedelta(seconds=1)"),
+        ({"dead_letter": 7}, "dead_letter is a text or None, not 7"),
+        ({"max_running": "5"}, "max_running is a whole number or None, not '5'"),
+        (
+            {"max_running_per_organisation": 1.0},
+            "max_running_per_organisation is a whole number or None, not 1.0",
+        ),
+        ({"rate": (5, 1)}, "rate is a Rate or None, not (5, 1)"),
+        ({"rate": Rate(5, 1)}, "period of rate is a timedelta, not 1"),  # type: ignore[arg-type]
+        ({"rate_per_organisation": 5}, "rate_per_organisation is a Rate or None, not 5"),
+        ({"retention": timedelta(days=7)}, "retention is a Retention, not datetime.timedelta(days=7)"),
+        ({"retention": Retention(failed=7)}, "failed of retention is a timedelta or None, not 7"),  # type: ignore[arg-type]
+        ({"label": 7}, "label is a text or None, not 7"),
+        ({"description": b"text"}, "description is a text or None, not b'text'"),
+        ({"label": "a\0b"}, "its label and description are text without U+0000"),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_refused_in_a_sentence(
+    registry: Registry, options: dict[str, Any], said: str
+) -> None:
+    async def work(context: JobContext[Model]) -> None: ...
+
+    with pytest.raises(InvalidHandlerError) as caught:
+        registry.job_handler("demo:work", **options)(work)
+    assert f"cannot handle 'demo:work': {said}" in str(caught.value)
+    assert f"({__file__}:" in str(caught.value)
+
+
+def test_a_decorator_without_a_job_type_is_refused(registry: Registry) -> None:
+    async def work(context: JobContext[Model]) -> None: ...
+
+    with pytest.raises(InvalidHandlerError, match=r"work \(.*\) is decorated without a job type"):
+        registry.job_handler(work)  # type: ignore[arg-type]
+    with pytest.raises(InvalidHandlerError, match="cannot handle 7: a job type is"):
+        registry.job_handler(7)(work)  # type: ignore[arg-type]
+
+
 def test_the_input_schema_is_that_of_the_model(registry: Registry) -> None:
     @registry.job_handler("demo:model")
     async def model(context: JobContext[Model]) -> None: ...
@@ -191,6 +237,9 @@ async def _bare(context: JobContext) -> None: ...  # type: ignore[type-arg]
 async def _unknown(context: "JobContext[Nowhere]") -> None: ...  # type: ignore[name-defined]  # noqa: F821 - the mistake under test
 
 
+async def _attribute(context: "timedelta.Nowhere") -> None: ...  # type: ignore[name-defined]
+
+
 async def _two(context: JobContext[Model], more: int) -> None: ...
 
 
@@ -243,6 +292,7 @@ def _sync_generator(context: SyncJobContext[Model]) -> Iterator[int]:
         (_any_input, "pydantic model, a dataclass or a dict"),
         (_generator, "does not yield"),
         (_sync_generator, "does not yield"),
+        (_attribute, "annotations cannot be resolved"),
     ],
 )
 def test_a_function_that_cannot_be_a_handler_is_refused_with_the_reason(

@@ -53,7 +53,7 @@ async def _bare_rate(database: Database, job_type: str, count: int) -> float:
     started_at = time.perf_counter()
     for place in range(0, count, _BATCH):
         async with database.transaction() as connection:
-            await job_lifecycle.create_jobs(connection, jobs[place : place + _BATCH])
+            await job_lifecycle.create_plain_jobs(connection, jobs[place : place + _BATCH])
     return count / (time.perf_counter() - started_at)
 
 

@@ -73,13 +73,12 @@ async def _bare_seconds(database: Database, jobs: int) -> list[float]:
     seconds = []
     for job in new_jobs(jobs, _BARE_TYPE):
         started_at = time.monotonic()
-        async with database.transaction() as connection:
-            await job_lifecycle.create_jobs(connection, [job])
-        async with database.transaction() as connection:
+        async with database.connection() as connection:
+            await job_lifecycle.create_plain_jobs(connection, [job])
             (claimed,) = await job_lifecycle.claim_jobs(connection, worker_id, {_BARE_TYPE: 1}, 1)
         seconds.append(time.monotonic() - started_at)
-        async with database.transaction() as connection:
-            await job_lifecycle.complete_jobs(connection, [(claimed.lease, None)])
+        async with database.connection() as connection:
+            await job_lifecycle.complete_plain_jobs(connection, [(claimed.lease, None)])
         await asyncio.sleep(_pause())
     return seconds
 

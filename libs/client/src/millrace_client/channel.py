@@ -20,6 +20,7 @@ _RETRIED = {
         "CancelJobs",
         "UnblockConcurrencyKey",
         "ListJobTypes",
+        "GetJobType",
         "PauseJobType",
         "ResumeJobType",
         "UpdateJobTypeLimits",

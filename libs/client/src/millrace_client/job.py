@@ -105,6 +105,10 @@ class Job:
     """How its attempts ended that did not complete it; only `get` tells."""
     waiting_reason: WaitingReason | None = field(default=None, compare=False)
     """Why it does not run, while it is pending; only `get` tells."""
+    already_existed: bool | None = field(default=None, compare=False)
+    """It existed before it was to be created, for its request id or its unique key; only `create` tells."""
+    replaced: bool | None = field(default=None, compare=False)
+    """It existed, and has been given what was asked for; only `create` tells."""
 
     def raise_for_status(self) -> Self:
         """Return the job itself, unless it failed (JobFailedError) or was cancelled (JobCancelledError)."""
@@ -140,8 +144,10 @@ class JobCancelledError(MillraceError):
         return f"{self.job.job_id} was cancelled"
 
 
-def read_job(message: job_pb2.Job) -> Job:
-    """Turn the contract's message into a Job."""
+def read_job(
+    message: job_pb2.Job, *, already_existed: bool | None = None, replaced: bool | None = None
+) -> Job:
+    """Turn the contract's message into a Job; the rest is what only the answer to its creation says."""
     return Job(
         job_id=message.job_id,
         org_id=message.org_id,
@@ -173,6 +179,8 @@ def read_job(message: job_pb2.Job) -> Job:
         dead_letter_type=message.dead_letter_type,
         parent_job_id=message.parent_job_id,
         worker_id=message.worker_id,
+        already_existed=already_existed,
+        replaced=replaced,
     )
 
 

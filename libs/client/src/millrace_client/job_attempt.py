@@ -56,7 +56,7 @@ class JobAttempt:
 
 @dataclass(frozen=True, slots=True)
 class AttemptCounts:
-    """How many attempts of a job ended in which way, of those that did not complete it."""
+    """How many attempts of a job ended in which way; `completed` is 1 once the job is COMPLETED."""
 
     failed: int
     timed_out: int
@@ -64,6 +64,8 @@ class AttemptCounts:
     lease_lost: int
     handed_back: int
     snoozed: int
+    completed: int = 0
+    cancelled: int = 0
 
 
 def read_attempt(message: job_attempt_pb2.JobAttempt) -> JobAttempt:
@@ -88,4 +90,6 @@ def read_attempt_counts(message: job_attempt_pb2.AttemptCounts) -> AttemptCounts
         lease_lost=message.lease_lost,
         handed_back=message.handed_back,
         snoozed=message.snoozed,
+        completed=message.completed,
+        cancelled=message.cancelled,
     )

@@ -4,16 +4,18 @@
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
-from millrace.jobs.v1 import job_pb2
 from millrace.jobs.v1 import jobs_service_pb2 as messages
 from millrace_client.errors import CallError, DeadlineExceededError, from_status
 
 if TYPE_CHECKING:
     from millrace_client.connection import Connection
+
+Creation: TypeAlias = messages.CreateJobResponse | messages.BatchCreateJobsResult
+"""What became of a request: either has the `job`, and whether it `already_existed` or was `replaced`."""
 
 _MOST_CALLS = 2
 _MOST_JOBS = 500
@@ -39,12 +41,11 @@ class JobCreations:
         self._calls: set[asyncio.Task[None]] = set()
         self._will_begin = False
 
-    async def create(self, request: messages.CreateJobRequest, timeout: float) -> job_pb2.Job:
+    async def create(self, request: messages.CreateJobRequest, timeout: float) -> Creation:
         """Create a job within `timeout` seconds. Raises what a CreateJob of its own would."""
         if request.validate_only:
             # The service takes no batch of which only some are to be created.
-            response = await self._connection.call(self._connection.jobs.CreateJob, request, timeout)
-            return response.job
+            return await self._connection.call(self._connection.jobs.CreateJob, request, timeout)
         loop = asyncio.get_running_loop()
         creation = _Creation(request, loop.time() + timeout)
         self._waiting.append(creation)
@@ -122,7 +123,7 @@ class JobCreations:
         except CallError as error:
             creation.fail(error)
         else:
-            creation.succeed(response.job)
+            creation.succeed(response)
 
     async def _send_many(self, batch: "Sequence[_Creation]") -> None:
         request = messages.BatchCreateJobsRequest(
@@ -140,13 +141,13 @@ class JobCreations:
                 await _all(self._send_one(creation) for creation in batch)
             return
         await _all(
-            self._read(creation, result.job_id)
+            self._read(creation, result)
             for creation, result in zip(batch, response.results, strict=True)
             if not _settle(creation, result)
         )
 
-    async def _read(self, creation: "_Creation", job_id: str) -> None:
-        request = messages.GetJobRequest(org_id=self._org_id, job_id=job_id)
+    async def _read(self, creation: "_Creation", result: messages.BatchCreateJobsResult) -> None:
+        request = messages.GetJobRequest(org_id=self._org_id, job_id=result.job_id)
         try:
             response = await self._connection.call(
                 self._connection.jobs.GetJob, request, creation.seconds_left()
@@ -154,7 +155,8 @@ class JobCreations:
         except CallError as error:
             creation.fail(error)
         else:
-            creation.succeed(response.job)
+            result.job.CopyFrom(response.job)
+            creation.succeed(result)
 
 
 class _SharedCall:
@@ -178,15 +180,15 @@ class _Creation:
     def __init__(self, request: messages.CreateJobRequest, deadline: float) -> None:
         self.request = request
         self.deadline = deadline
-        self.answer: asyncio.Future[job_pb2.Job] = asyncio.get_running_loop().create_future()
+        self.answer: asyncio.Future[Creation] = asyncio.get_running_loop().create_future()
         self.call: _SharedCall | None = None
 
     def seconds_left(self) -> float:
         return self.deadline - asyncio.get_running_loop().time()
 
-    def succeed(self, job: job_pb2.Job) -> None:
+    def succeed(self, made: Creation) -> None:
         if not self.answer.done():
-            self.answer.set_result(job)
+            self.answer.set_result(made)
 
     def fail(self, error: Exception) -> None:
         if not self.answer.done():
@@ -205,7 +207,7 @@ def _settle(creation: _Creation, result: messages.BatchCreateJobsResult) -> bool
     if result.HasField("error"):
         creation.fail(from_status(result.error))
     elif result.HasField("job"):
-        creation.succeed(result.job)
+        creation.succeed(result)
     else:
         return False
     return True

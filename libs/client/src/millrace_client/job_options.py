@@ -87,13 +87,12 @@ class RetryPolicy:
     """How long a job waits between its attempts. What is None is as the job type says."""
 
     backoff: Backoff | str | None = None
-    """None: exponential."""
     initial_delay: timedelta | None = None
-    """Before the second attempt, at most 7 days."""
+    """Before the second attempt, at most 7 days, and at most `max_delay`: that given here, else that of the type."""
     max_delay: timedelta | None = None
     """No wait is longer; at most 30 days."""
     factor: float | None = None
-    """1 to 10, for exponential backoff only; None: 2."""
+    """1 to 10, for exponential backoff only."""
     jitter: float | None = None
     """The share of a wait that is left to chance, 0 to 1: with 0.2, 10 s become 8 to 12 s."""
 

@@ -29,6 +29,12 @@ class JobTypesClient:
 
         return read_pages(fetch, limit=None)
 
+    async def get(self, job_type: str, *, timeout: float | None = None) -> JobType:
+        """Return a job type."""
+        request = messages.GetJobTypeRequest(type=job_type)
+        response = await self._connection.call(self._connection.jobs.GetJobType, request, timeout)
+        return read_job_type(response.job_type)
+
     async def pause(self, job_type: str, *, timeout: float | None = None) -> JobType:
         """Start no more jobs of a type."""
         request = messages.PauseJobTypeRequest(type=job_type)

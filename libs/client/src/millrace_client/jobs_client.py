@@ -64,9 +64,10 @@ class JobsClient:
         """Create a job; once this returns, the job is stored and will run.
 
         Calls made at the same time travel together, and each has its own result. See NewJob for the
-        options. InvalidArgumentError when nobody ever published the type or the input does not match its
-        schema; AlreadyExistsError when the request id was used for another type or input, or the unique key
-        is taken: its `job_id` is the job that exists.
+        options. The job that already exists for the request id or the unique key may be returned instead:
+        `already_existed` and `replaced` say so. InvalidArgumentError when nobody ever published the type or
+        the input does not match its schema; AlreadyExistsError when the request id was used for another type or
+        input, or the unique key is taken: its `job_id` is the job that exists.
         """
         new_job = NewJob(
             type=job_type,
@@ -86,7 +87,8 @@ class JobsClient:
             dead_letter_type=dead_letter_type,
         )
         request = to_request(new_job, self._org_id)
-        return read_job(await self._creations.create(request, self._connection.seconds(timeout)))
+        made = await self._creations.create(request, self._connection.seconds(timeout))
+        return read_job(made.job, already_existed=made.already_existed, replaced=made.replaced)
 
     async def validate(self, job: NewJob, *, timeout: float | None = None) -> None:
         """Check everything as if the job were created, and create nothing.
@@ -150,14 +152,15 @@ class JobsClient:
         created_before: datetime | None = None,
         schedule_id: str = "",
         metadata: Mapping[str, Any] | None = None,
+        error_codes: Iterable[str] = (),
         limit: int | None = None,
         page_size: int = 100,
         timeout: float | None = None,
     ) -> AsyncIterator[Job]:
         """Yield the jobs that match all filters, newest first, at most `limit`.
 
-        Of `statuses` and `types` any may match. `created_after` is inclusive, `created_before` is not.
-        `metadata` are keys and values that the job's own must contain. Pages of `page_size` (up to
+        Of `statuses`, `types` and `error_codes`, which are those of the latest error, any may match. `created_after` is
+        inclusive, `created_before` is not. `metadata` are keys and values that the job's own must contain. Pages of `page_size` (up to
         1,000) are fetched as they are needed, each within `timeout` seconds.
         """
         request = messages.ListJobsRequest(
@@ -170,6 +173,7 @@ class JobsClient:
             created_before=to_timestamp(created_before),
             schedule_id=schedule_id,
             metadata=to_struct(metadata) if metadata else None,
+            error_codes=error_codes,
         )
 
         async def fetch(page_token: str) -> tuple[Iterator[Job], str]:
@@ -243,6 +247,7 @@ class JobsClient:
 
         At most 10,000 at a time: while there are `more`, call it again; what was cancelled does not match
         again. A `dry_run` only counts. ValueError when the filter is empty: name the statuses to cancel all jobs.
+        InvalidArgumentError when they name COMPLETED or FAILED.
         """
         request = messages.CancelJobsRequest(org_id=self._org_id, filter=_some(jobs), validate_only=dry_run)
         response = await self._connection.call(self._connection.jobs.CancelJobs, request, timeout)
@@ -255,7 +260,7 @@ class JobsClient:
 
         At most 10,000 at a time; `more` says that there are others. What fails once more, and what is in
         conflict, matches again. A `dry_run` only counts. Never repeated by itself. ValueError when the filter is
-        empty: name the statuses to retry all jobs.
+        empty: name the statuses to retry all jobs. InvalidArgumentError when they name others than FAILED and CANCELLED.
         """
         request = messages.RetryJobsRequest(org_id=self._org_id, filter=_some(jobs), validate_only=dry_run)
         response = await self._connection.call(self._connection.jobs.RetryJobs, request, timeout)

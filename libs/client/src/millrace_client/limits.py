@@ -43,7 +43,7 @@ class OrganisationLimits:
     max_running: int = 0
     """How many run at once; 0: any number."""
     rate: RateLimit | None = None
-    """How many start; None: any number."""
+    """How many start; None, or a count of 0: any number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ class WaitingCause(StrEnum):
     RATE_LIMIT = "RATE_LIMIT"
     """A rate is used up; the next start is possible at `until`."""
     CONCURRENCY_KEY = "CONCURRENCY_KEY"
-    """As many with its concurrency key run as may, or others of its key come before it."""
+    """As many with its concurrency key run as may, or others of its key come before it. A unique key that lets one job
+    run at once (RUNNING, EACH) is such a key, too."""
     KEY_BLOCKED = "KEY_BLOCKED"
     """Its concurrency key is blocked by the failed job `blocking_job_id`."""
     IN_LINE = "IN_LINE"
@@ -48,7 +49,8 @@ class WaitingReason:
     """The same as a sentence for people."""
     until: datetime | None
     jobs_before: int
-    """How many jobs of its type are served before it, as the line is now; 10,000 means that or more."""
+    """How many jobs come before it, as things are now: of its type, in line; of one that was taken out of the line by
+    its key, or by its organisation, of those that wait there. 10,000 means that or more."""
     blocking_job_id: str
 
 

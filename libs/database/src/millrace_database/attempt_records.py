@@ -23,7 +23,7 @@ SELECT jobs.job_id, ended.fence, jobs.attempt, ended.outcome, jobs.started_at, j
 FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[])
     AS ended (job_id, fence, outcome, code, message, worker_name)
 JOIN jobs ON jobs.job_id = ANY (ARRAY[ended.job_id])
-LEFT JOIN queue_workers AS worker ON worker.worker_id = jobs.worker_id
+LEFT JOIN queue_workers AS worker ON worker.worker_id = ANY (ARRAY[jobs.worker_id])
 """
 
 # In one order, as another worker may say the same of them at this moment.
@@ -40,12 +40,13 @@ FROM (
         FOR UPDATE
     ) AS attempt
 ) AS known
-WHERE job_attempts.job_id = known.job_id AND job_attempts.fence = known.fence
+WHERE job_attempts.job_id = ANY (ARRAY[known.job_id]) AND job_attempts.fence = ANY (ARRAY[known.fence])
 """
 
 _STILL_HELD = """
 SELECT queue.id, queue.fence
-FROM unnest($1::uuid[], $2::bigint[]) AS lost (id, fence) JOIN queue ON queue.id = lost.id AND queue.fence = lost.fence
+FROM unnest($1::uuid[], $2::bigint[]) AS lost (id, fence)
+JOIN queue ON queue.id = ANY (ARRAY[lost.id]) AND queue.fence = lost.fence
 """
 
 _LEASE_LOST_MESSAGE = "The worker lives, but was not heard of for longer than its lease."

@@ -1,11 +1,14 @@
 """Telling "the database cannot be reached" apart from every other error."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import cast
 
 import asyncpg
 from sqlalchemy import exc
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.util import greenlet_spawn
 
 OLDEST_SERVER = 15
 """The oldest major version of Postgres that Millrace runs on."""
@@ -61,19 +64,38 @@ async def acquired(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     Raises DatabaseUnavailableError when the server cannot be reached, and asyncpg's error when it refuses for a reason
     that waiting does not mend, such as a wrong password.
     """
-    try:
+    with _told_apart():
         connection = await engine.connect()
-    except OSError as error:
-        raise DatabaseUnavailableError(f"no connection to the database: {error}") from error
-    except exc.DBAPIError as error:
-        cause = _driver_error(error)
-        if is_unavailable(error) or cause is None:
-            raise DatabaseUnavailableError(f"no connection to the database: {error.orig}") from error
-        raise cause from None
     try:
         yield connection
     finally:
         await connection.close()
+
+
+@asynccontextmanager
+async def acquired_driver(engine: AsyncEngine) -> AsyncIterator[asyncpg.Connection]:
+    """Give a connection of the engine's pool as the driver's own, at half the cost; raises what `acquired` raises."""
+    with _told_apart():
+        pooled = await engine.raw_connection()
+    try:
+        yield cast("asyncpg.Connection", pooled.driver_connection)
+    finally:
+        await greenlet_spawn(pooled.close)
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DatabaseUnavailableError(f"no connection to the database: {error}") from error
+    except (exc.DBAPIError, AsyncAdapt_asyncpg_dbapi.Error) as error:
+        # The driver's own error is the cause of the dialect's, which `engine.connect` wraps once more.
+        dialect_error = error.orig if isinstance(error, exc.DBAPIError) else error
+        cause = dialect_error and dialect_error.__cause__
+        if cause is None or is_unavailable(error) or is_unavailable(cause):
+            raise DatabaseUnavailableError(f"no connection to the database: {dialect_error}") from error
+        raise cause from None
 
 
 def _driver_error(error: exc.DBAPIError) -> BaseException | None:

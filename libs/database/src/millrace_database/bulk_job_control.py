@@ -1,5 +1,6 @@
 """What people ask of many jobs at once: to cancel them, to try them again."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -11,8 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 import millrace_queue
 from millrace_database import job_statements
 from millrace_database.job_entries import job_entry
+from millrace_database.job_flow import JobCounts
 from millrace_database.job_list_statement import JobFilters, oldest_ids_statement
 from millrace_database.job_options import JobOptions
+from millrace_database.job_types_repository import DEFAULT_MAX_ATTEMPTS
 from millrace_database.tables import jobs
 from millrace_queue import NewEntry
 
@@ -25,7 +28,7 @@ FROM (SELECT id FROM unnest($1::uuid[]) AS wanted (id) ORDER BY id) AS wanted CR
         CASE WHEN (jobs.options ->> 'deadline')::timestamptz <= now() THEN jobs.options - 'deadline' ELSE jobs.options END
             ::text AS options_json,
         jobs.attempt + coalesce(
-            (SELECT job_types.max_attempts FROM job_types WHERE job_types.type = jobs.type), jobs.max_attempts
+            (SELECT job_types.max_attempts FROM job_types WHERE job_types.type = jobs.type), $3::integer
         ) AS max_attempts
     FROM jobs
     WHERE jobs.job_id = wanted.id AND jobs.status = ANY ($2::text[])
@@ -53,10 +56,18 @@ class RunningJob:
 
 @dataclass(frozen=True, slots=True)
 class CancelledJobs:
-    """What became of jobs that were to be cancelled: how many waited and are cancelled, and those that run."""
+    """What became of jobs that were to be cancelled.
 
-    cancelled: int
+    Attributes:
+        cancelled: how many waited and are cancelled, by type and organisation.
+        running: those that run, and whose workers are asked to stop them.
+        locked: those that somebody else has locked just now; nothing changed, and they may be tried again.
+
+    """
+
+    cancelled: JobCounts
     running: Sequence[RunningJob]
+    locked: Sequence[UUID]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,25 +104,29 @@ async def count_oldest_jobs(session: AsyncConnection, filters: JobFilters, limit
 
 
 async def cancel_jobs(conn: asyncpg.Connection, ids: Sequence[UUID]) -> CancelledJobs:
-    """Cancel jobs: waiting ones at once, of running ones it is requested; those that are finished stay as they are."""
-    entries = await millrace_queue.cancel(conn, ids)
-    removed = [id_ for id_, entry in entries.items() if entry.removed]
+    """Cancel jobs: waiting ones at once, of running ones it is requested; those that are finished stay as they are.
+
+    Waits for nobody who has an entry locked.
+    """
+    entries = await millrace_queue.cancel_free(conn, ids)
+    removed = {id_: entry for id_, entry in entries.items() if entry and entry.removed}
     if removed:
-        await conn.execute(job_statements.CANCEL_JOBS, removed)
-    held = [id_ for id_, entry in entries.items() if not entry.removed]
-    rows = await conn.fetch(job_statements.REQUEST_CANCELLATION, held) if held else []
-    running = [
-        RunningJob(org_id, id_, (entries[id_].worker_details or {}).get("address")) for id_, org_id in rows
-    ]
-    return CancelledJobs(len(removed), running)
+        await conn.execute(job_statements.CANCEL_JOBS, list(removed))
+    held = {id_: entry for id_, entry in entries.items() if entry and not entry.removed}
+    rows = await conn.fetch(job_statements.REQUEST_CANCELLATION, list(held)) if held else []
+    return CancelledJobs(
+        Counter((entry.type, entry.tenant) for entry in removed.values()),
+        [RunningJob(org_id, id_, (held[id_].worker_details or {}).get("address")) for id_, org_id in rows],
+        [id_ for id_, entry in entries.items() if entry is None],
+    )
 
 
 async def retry_jobs(conn: asyncpg.Connection, ids: Sequence[UUID], statuses: Sequence[str]) -> RetriedJobs:
     """Make jobs pending again that have one of the `statuses`, failed or cancelled.
 
-    Each has as many attempts more as its type gives, or as it had if nobody published its type.
+    Each has as many attempts more as its type gives, or `DEFAULT_MAX_ATTEMPTS` if nobody has published its type.
     """
-    rows = await conn.fetch(LOCK_RETRYABLE, ids, statuses)
+    rows = await conn.fetch(LOCK_RETRYABLE, ids, statuses, DEFAULT_MAX_ATTEMPTS)
     enqueued = await millrace_queue.enqueue(conn, [_entry(row) for row in rows])
     retried = [row for row in rows if row["job_id"] in enqueued]
     if retried:

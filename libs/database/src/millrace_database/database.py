@@ -14,15 +14,20 @@ from millrace_database.availability import (
     DatabaseUnavailableError,
     UnsupportedServerError,
     acquired,
+    acquired_driver,
 )
 from millrace_database.connection_url import asyncpg_dsn, normalise_url
 
 # A plan made while the tables were small reads them whole later. And what is worked on is in memory: at Postgres's own
 # ratio, that of a spinning disk, a batch of 500 among some ten thousand jobs reads all of them instead of 500 by their ids.
-_PLANS_ANEW = "SET plan_cache_mode = force_custom_plan; SET random_page_cost = 1.1"
+_PLANS_ANEW = "SET plan_cache_mode = force_custom_plan; SET random_page_cost = 1.1; SET client_connection_check_interval = 500"
 # Planning a hot statement takes longer than executing it for one job. Each has one good plan, whatever the size of the
 # tables: by the indexes, row by row. Where nothing else may be chosen that plan can be kept.
+#
+# A statement whose caller has gone must not wait for a lock, get it, and commit. Through a pooler only its own end helps: a
+# little before the caller gives up.
 _PLANS_KEPT = """
+SET client_connection_check_interval = 500; SET statement_timeout = 9500;
 SET plan_cache_mode = force_generic_plan; SET random_page_cost = 1.1;
 SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off
 """
@@ -150,8 +155,7 @@ class Database:
 
     @asynccontextmanager
     async def _driver_connection(self) -> AsyncIterator[asyncpg.Connection]:
-        async with acquired(self.engine) as pooled:
-            connection = _driver_connection(await pooled.get_raw_connection())
+        async with acquired_driver(self.engine) as connection:
             try:
                 yield connection
             except (TimeoutError, asyncpg.InternalClientError):

@@ -1,5 +1,6 @@
 """Dead letters: jobs made for others that failed for good."""
 
+from collections import Counter
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -8,8 +9,10 @@ import asyncpg
 import millrace_queue
 from millrace_database.ids import new_id
 from millrace_database.job_entries import job_entry
+from millrace_database.job_flow import JobCounts
+from millrace_database.job_types_repository import DEFAULT_MAX_ATTEMPTS
 
-# $1 the jobs that failed, $2 the ids of their dead letters. What a dead letter was made for, and what that was made
+# $1 the jobs that failed, $2 the ids of their dead letters, $3 the attempts of those whose type nobody has published. What a dead letter was made for, and what that was made
 # for, goes before it: none of them, nor itself, is of a type that its own dead letter has, or they would go on
 # without end.
 _INSERT = """
@@ -38,7 +41,7 @@ SELECT failed.dead_letter_id, failed.org_id, failed.dead_letter_type,
         'metadata', failed.metadata, 'attempts', failed.attempt,
         'error', jsonb_build_object('code', failed.error_code, 'message', failed.error_message)
     ),
-    failed.created_by, coalesce(job_types.max_attempts, failed.max_attempts), failed.job_id
+    failed.created_by, coalesce(job_types.max_attempts, $3::integer), failed.job_id
 FROM failed LEFT JOIN job_types ON job_types.type = failed.dead_letter_type
 WHERE NOT EXISTS (
     SELECT FROM cause
@@ -48,16 +51,16 @@ RETURNING job_id, org_id, type, max_attempts, priority
 """
 
 
-async def create_dead_letters(conn: asyncpg.Connection, failed: Sequence[UUID]) -> set[str]:
+async def create_dead_letters(conn: asyncpg.Connection, failed: Sequence[UUID]) -> JobCounts:
     """Create the dead letters of jobs that failed for good, in the transaction in which they did, after they were changed.
 
     Returns:
-        The types of those that were created.
+        How many were created, by type and organisation.
 
     """
     if not failed:
-        return set()
-    rows = await conn.fetch(_INSERT, failed, [new_id() for _ in failed])
+        return Counter()
+    rows = await conn.fetch(_INSERT, failed, [new_id() for _ in failed], DEFAULT_MAX_ATTEMPTS)
     entries = [
         job_entry(
             row["job_id"],
@@ -70,4 +73,4 @@ async def create_dead_letters(conn: asyncpg.Connection, failed: Sequence[UUID]) 
         for row in rows
     ]
     await millrace_queue.enqueue(conn, entries)
-    return {row["type"] for row in rows}
+    return Counter((row["type"], row["org_id"]) for row in rows)

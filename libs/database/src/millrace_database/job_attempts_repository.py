@@ -39,6 +39,9 @@ SELECT outcome, count(*) FROM job_attempts
 WHERE job_id = $1::uuid
     AND EXISTS (SELECT FROM jobs WHERE jobs.job_id = $1::uuid AND ($2::text IS NULL OR org_id = $2::text))
 GROUP BY outcome
+UNION ALL
+SELECT status, 1 FROM jobs
+WHERE job_id = $1::uuid AND ($2::text IS NULL OR org_id = $2::text) AND status = 'completed'
 """
 
 
@@ -87,5 +90,5 @@ async def list_attempts(
 
 
 async def count_attempts(conn: asyncpg.Connection, org_id: str | None, job_id: UUID) -> Mapping[str, int]:
-    """Return how many attempts of a job ended in which way without completing it; 0 of those that are missing."""
+    """Return how many attempts of a job ended in which way; 0 of those that are missing."""
     return {row[0]: row[1] for row in await conn.fetch(_COUNT, job_id, org_id)}

@@ -58,6 +58,8 @@ class CreatedJob:
         replaced: that job has been given what the new one asks for.
         key_taken: that job has the unique key, or was the last one that the throttled key let in, and the new one is
             neither to be it nor to replace it. It may be another organisation's, and gone.
+        key_taken_until: when the throttled key lets in the next one; None: the key is not taken, or no throttled one.
+            Plays no part in comparisons.
         created_at: when it was created; None: it existed. Plays no part in comparisons.
         run_at: the time before which it is not started; None: it existed. Plays no part in comparisons.
 
@@ -68,8 +70,14 @@ class CreatedJob:
     conflict: bool = False
     replaced: bool = False
     key_taken: bool = False
+    key_taken_until: datetime | None = field(default=None, compare=False)
     created_at: datetime | None = field(default=None, compare=False)
     run_at: datetime | None = field(default=None, compare=False)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it waits anew: it was created, or replaced."""
+        return self.replaced or not self.already_existed
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +173,7 @@ class CancelledJob:
         status: the job's status now; empty when it was not found.
         worker_id: the worker that runs it, when CANCELLING.
         worker_details: what that worker said of itself when it registered; None when it is not registered any more.
+        ended_type: the type of the job, when it waited and this cancelled it.
 
     """
 
@@ -172,6 +181,7 @@ class CancelledJob:
     status: str = ""
     worker_id: UUID | None = None
     worker_details: Mapping[str, Any] | None = None
+    ended_type: str | None = None
 
 
 class Retry(enum.Enum):

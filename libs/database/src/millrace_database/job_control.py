@@ -1,5 +1,6 @@
 """What people ask of a job that exists: to cancel it, to try it again."""
 
+from datetime import timedelta
 from uuid import UUID
 
 import asyncpg
@@ -14,9 +15,36 @@ from millrace_database.tables import FINAL_STATUSES
 # Between two statements a job may finish and be retried. Often in a row that does not happen.
 _CANCEL_TRIES = 5
 
+_LIMIT_WAITING = "SELECT set_config('lock_timeout', $1::text, true)"
+
+
+class JobLockedError(Exception):
+    """Somebody else's transaction has the job locked, and did not end in time."""
+
+
+async def cancel_job_soon(
+    conn: asyncpg.Connection, org_id: str, job_id: UUID, *, patience: timedelta
+) -> CancelledJob:
+    """Cancel a job, as `cancel_job` does, and wait no longer than `patience` for whoever has it locked.
+
+    From then on no statement of the caller's transaction waits longer for a lock. `patience` is at least a millisecond.
+
+    Raises:
+        JobLockedError: nothing changed, and the transaction is to be rolled back.
+
+    """
+    await conn.execute(_LIMIT_WAITING, f"{round(patience.total_seconds() * 1000)}ms")
+    try:
+        return await cancel_job(conn, org_id, job_id)
+    except asyncpg.LockNotAvailableError as error:
+        raise JobLockedError(f"job {job_id} is locked by another transaction") from error
+
 
 async def cancel_job(conn: asyncpg.Connection, org_id: str, job_id: UUID) -> CancelledJob:
-    """Cancel a job of an organisation: a waiting one at once, of a running one it is requested."""
+    """Cancel a job of an organisation: a waiting one at once, of a running one it is requested.
+
+    Waits for whoever ends an attempt of it or changes it just now; not for a handler that has confirmed its lease.
+    """
     for _ in range(_CANCEL_TRIES):
         status = await conn.fetchval(job_statements.GET_STATUS, job_id, org_id)
         if status is None:
@@ -29,7 +57,7 @@ async def cancel_job(conn: asyncpg.Connection, org_id: str, job_id: UUID) -> Can
             continue
         if entry.removed:
             await conn.execute(job_statements.CANCEL_JOBS, [job_id])
-            return CancelledJob(Cancellation.CANCELLED, "cancelled")
+            return CancelledJob(Cancellation.CANCELLED, "cancelled", ended_type=entry.type)
         await conn.execute(job_statements.REQUEST_CANCELLATION, [job_id])
         return CancelledJob(Cancellation.CANCELLING, "cancelling", entry.worker_id, entry.worker_details)
     raise RuntimeError(f"job {job_id} is {status} and has no queue entry")

@@ -10,6 +10,8 @@ from millrace_queue import Concurrency, NewEntry, Throttle, Unique
 
 RESERVED_KEY_PREFIX = "millrace:"
 """Concurrency keys that begin with this are Millrace's own."""
+UNIQUE_KEY_PREFIX = f"{RESERVED_KEY_PREFIX}unique:"
+"""Concurrency keys that begin with this let one job with a unique key run."""
 
 
 def job_entry(
@@ -60,6 +62,12 @@ def job_throttle(job: NewJob) -> Throttle | None:
     return Throttle(_scoped_key(rule, job.org_id, job.type), rule.window)
 
 
+def is_plain(job: NewJob) -> bool:
+    """Tell whether the entry of a new job has nothing but what its row has, too: no key and no deadline."""
+    options = job.options
+    return options is None or not (options.unique or options.concurrency or options.deadline)
+
+
 def exclusive_place(job: NewJob) -> tuple[str, str] | None:
     """Return the place that no other job may have beside a new one: which place of which key; None: there is none."""
     if job.options is None or job.options.unique is None:
@@ -82,7 +90,7 @@ def _concurrency(options: JobOptions) -> Concurrency | None:
     """Return the caller's concurrency key, or the one that lets only one job with a unique key run."""
     unique = options.unique
     if unique and unique.window is None and unique.states in {"running", "each"}:
-        return Concurrency(f"{RESERVED_KEY_PREFIX}unique:{unique.key}")
+        return Concurrency(f"{UNIQUE_KEY_PREFIX}{unique.key}")
     rule = options.concurrency
     return Concurrency(rule.key, rule.limit, rule.order) if rule else None
 

@@ -1,7 +1,7 @@
 """How jobs fail: an attempt does, its worker is lost, or their time is over."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 import asyncpg
@@ -11,8 +11,9 @@ from millrace_database import job_statements
 from millrace_database.attempt_records import AttemptOutcome, EndedAttempt, record_attempts
 from millrace_database.dead_letters import create_dead_letters
 from millrace_database.job_changes import JobFailure
+from millrace_database.job_flow import JobCounts
 from millrace_database.storable_text import storable
-from millrace_queue import FailOutcome, Failure, Lease, Rescue, Rescued, Settled
+from millrace_queue import Expired, FailOutcome, Failure, Freed, Lease, Rescue, Rescued, Settled
 
 WORKER_LOST = "WORKER_LOST"
 """The error code of an attempt whose worker died, or stood still for longer than its lease."""
@@ -27,6 +28,7 @@ _WORKER_LOST_MESSAGE = "The worker that ran the job was lost."
 _STOOD_STILL_MESSAGE = "The worker that ran the job stood still for longer than its lease."
 _QUARANTINED_MESSAGE = "Three workers in a row died while they ran the job."
 _DEADLINE_MESSAGE = "The job was not started before its deadline."
+_TOO_LATE_MESSAGE = "(Its deadline left no time for another attempt.)"
 _CONFLICT_MESSAGE = "Another job with its unique key waits for a further attempt. The last error was"
 
 _SETTLED = {
@@ -68,7 +70,11 @@ class _Change:
 
 
 async def fail_jobs(
-    conn: asyncpg.Connection, failures: Sequence[JobFailure], *, created: set[str] | None = None
+    conn: asyncpg.Connection,
+    failures: Sequence[JobFailure],
+    *,
+    created: JobCounts | None = None,
+    freed: Freed | None = None,
 ) -> dict[UUID, Settled]:
     """End attempts that failed, keeping their errors: jobs wait for the next attempt, or fail for good.
 
@@ -77,14 +83,17 @@ async def fail_jobs(
     Args:
         conn: a connection in a transaction.
         failures: what failed.
-        created: out, the types of jobs that were created because others failed for good.
+        created: out, how many jobs were created because others failed for good, by type and organisation.
+        freed: out, the jobs that limits let start instead.
 
     Returns:
         What became of each job, by its id.
 
     """
     outcomes = await millrace_queue.fail(
-        conn, [Failure(failure.lease.id, failure.lease.fence, failure.retry_delay) for failure in failures]
+        conn,
+        [Failure(failure.lease.id, failure.lease.fence, failure.retry_delay) for failure in failures],
+        freed=freed,
     )
     ended = [
         _ended(
@@ -101,7 +110,11 @@ async def fail_jobs(
 
 
 async def lapse_jobs(
-    conn: asyncpg.Connection, leases: Sequence[Lease], *, created: set[str] | None = None
+    conn: asyncpg.Connection,
+    leases: Sequence[Lease],
+    *,
+    created: JobCounts | None = None,
+    freed: Freed | None = None,
 ) -> dict[UUID, Settled]:
     """End attempts during which their worker stood still for longer than its lease, as if they had been rescued.
 
@@ -111,7 +124,7 @@ async def lapse_jobs(
         What became of each job, by its id.
 
     """
-    outcomes = await millrace_queue.lapse(conn, leases)
+    outcomes = await millrace_queue.lapse(conn, leases, freed=freed)
     error = _Error(WORKER_LOST, _STOOD_STILL_MESSAGE, retryable=True)
     ended = [
         _ended(lease, "lease_lost", error, outcomes[lease.id])
@@ -123,14 +136,14 @@ async def lapse_jobs(
 
 
 async def rescue_jobs(
-    conn: asyncpg.Connection, *, limit: int, created: set[str] | None = None
+    conn: asyncpg.Connection, *, limit: int, created: JobCounts | None = None, freed: Freed | None = None
 ) -> list[Rescued]:
     """Take the jobs of lost workers back, at most `limit`, with the error WORKER_LOST.
 
     They are pending again, failed when their attempts are used up or their workers keep dying, or cancelled when that
-    was requested.
+    was requested. `created` and `freed` as of `fail_jobs`.
     """
-    rescued = await millrace_queue.rescue(conn, limit=limit)
+    rescued = await millrace_queue.rescue(conn, limit=limit, freed=freed)
     error = _Error(WORKER_LOST, _WORKER_LOST_MESSAGE, retryable=True)
     ended = []
     for entry in rescued:
@@ -138,17 +151,20 @@ async def rescue_jobs(
         attempt = EndedAttempt(
             Lease(entry.id, entry.fence), "worker_lost", error.code, error.message, details.get("name")
         )
-        ended.append(_Ended(attempt, error, FailOutcome(_SETTLED[entry.outcome])))
+        ended.append(_Ended(attempt, error, FailOutcome(_SETTLED[entry.outcome], too_late=entry.too_late)))
     await _write(conn, ended, created)
     return rescued
 
 
-async def expire_jobs(conn: asyncpg.Connection, *, limit: int, created: set[str] | None = None) -> list[UUID]:
-    """Fail waiting jobs whose deadline is over, the longest overdue first, at most `limit`; return their ids."""
+async def expire_jobs(
+    conn: asyncpg.Connection, *, limit: int, created: JobCounts | None = None
+) -> list[Expired]:
+    """Fail waiting jobs whose deadline is over, the longest overdue first, at most `limit`; return which they were."""
     expired = await millrace_queue.expire(conn, limit=limit)
+    ids = [entry.id for entry in expired]
     error = _Error(DEADLINE_EXCEEDED, _DEADLINE_MESSAGE, retryable=False)
-    await _fail(conn, [_Change(id_, error, FailOutcome(Settled.FAILED)) for id_ in expired])
-    await _create_dead_letters(conn, expired, created)
+    await _fail(conn, [_Change(id_, error, FailOutcome(Settled.FAILED)) for id_ in ids])
+    await _create_dead_letters(conn, ids, created)
     return expired
 
 
@@ -158,7 +174,7 @@ def _ended(lease: Lease, attempt: AttemptOutcome, error: _Error, outcome: FailOu
     return _Ended(EndedAttempt(lease, attempt, error.code, error.message), error, outcome)
 
 
-async def _write(conn: asyncpg.Connection, ended: Sequence[_Ended], created: set[str] | None) -> None:
+async def _write(conn: asyncpg.Connection, ended: Sequence[_Ended], created: JobCounts | None) -> None:
     if not ended:
         return
     await record_attempts(conn, [end.attempt for end in ended])
@@ -181,6 +197,8 @@ def _final_error(end: _Ended) -> _Error:
         case Settled.KEY_TAKEN:
             message = f"{_CONFLICT_MESSAGE} {end.error.code}: {end.error.message}"
             return _Error(UNIQUE_CONFLICT, message, end.error.retryable)
+        case Settled.FAILED if end.outcome.too_late:
+            return replace(end.error, message=f"{end.error.message} {_TOO_LATE_MESSAGE}".lstrip())
         case _:
             return end.error
 
@@ -199,8 +217,8 @@ async def _fail(conn: asyncpg.Connection, changes: Sequence[_Change]) -> None:
 
 
 async def _create_dead_letters(
-    conn: asyncpg.Connection, failed: Sequence[UUID], created: set[str] | None
+    conn: asyncpg.Connection, failed: Sequence[UUID], created: JobCounts | None
 ) -> None:
-    types = await create_dead_letters(conn, failed)
+    letters = await create_dead_letters(conn, failed)
     if created is not None:
-        created |= types
+        created.update(letters)

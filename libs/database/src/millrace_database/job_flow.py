@@ -2,15 +2,19 @@
 
 import asyncio
 import logging
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import TypeAlias
 from uuid import UUID
 
 import asyncpg
 
 from millrace_database.availability import is_unavailable
 from millrace_database.ids import new_id
+
+JobCounts: TypeAlias = Counter[tuple[str, str]]
+"""Numbers of jobs by type and organisation."""
 
 FLUSH_SECONDS = 1.0
 """How late a count may be written; so much of the counts a crash may cost."""
@@ -33,8 +37,8 @@ WITH old AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 )
 DELETE FROM job_flow USING old
-WHERE job_flow.bucket = old.bucket AND job_flow.type = old.type AND job_flow.org_id = old.org_id
-    AND job_flow.source = old.source
+WHERE job_flow.bucket = ANY (ARRAY[old.bucket]) AND job_flow.type = ANY (ARRAY[old.type])
+    AND job_flow.org_id = ANY (ARRAY[old.org_id]) AND job_flow.source = ANY (ARRAY[old.source])
 """
 
 _logger = logging.getLogger(__name__)
@@ -48,8 +52,8 @@ class FlowCounter:
         self._connection = connection
         # Nobody else writes rows with this name, so that nobody waits for them.
         self._source = new_id()
-        self._created: dict[tuple[str, str], int] = defaultdict(int)
-        self._finished: dict[tuple[str, str], int] = defaultdict(int)
+        self._created: JobCounts = Counter()
+        self._finished: JobCounts = Counter()
         self._wanted = asyncio.Event()
 
     def created(self, type_: str, org_id: str, count: int = 1) -> None:
@@ -60,6 +64,16 @@ class FlowCounter:
     def finished(self, type_: str, org_id: str) -> None:
         """Count a job that ended, however it did."""
         self._finished[type_, org_id] += 1
+        self._wanted.set()
+
+    def created_many(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Count jobs that were created, by type and organisation."""
+        self._created.update(counts)
+        self._wanted.set()
+
+    def finished_many(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Count jobs that ended, however they did, by type and organisation."""
+        self._finished.update(counts)
         self._wanted.set()
 
     async def run(self) -> None:
@@ -84,8 +98,8 @@ class FlowCounter:
             _logger.warning("Counts of jobs were dropped: %r", error)
 
     def _take(self) -> dict[tuple[str, str], tuple[int, int]]:
-        created, self._created = self._created, defaultdict(int)
-        finished, self._finished = self._finished, defaultdict(int)
+        created, self._created = self._created, Counter()
+        finished, self._finished = self._finished, Counter()
         return {key: (created[key], finished[key]) for key in created.keys() | finished.keys()}
 
 

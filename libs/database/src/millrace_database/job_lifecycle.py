@@ -26,7 +26,7 @@ from millrace_database.job_changes import (
     Retry,
 )
 from millrace_database.job_control import cancel_job, retry_job
-from millrace_database.job_creation import create_jobs
+from millrace_database.job_creation import create_jobs, create_plain_jobs
 from millrace_database.job_failure import (
     DEADLINE_EXCEEDED,
     QUARANTINED,
@@ -38,7 +38,7 @@ from millrace_database.job_failure import (
     rescue_jobs,
 )
 from millrace_database.storable_text import storable
-from millrace_queue import Claim, ClaimGates, HandBack, Lease, Snooze
+from millrace_queue import Claim, ClaimGates, Freed, HandBack, Lease, Snooze
 
 __all__ = [
     "DEADLINE_EXCEEDED",
@@ -59,7 +59,10 @@ __all__ = [
     "cancelled_jobs",
     "claim_jobs",
     "complete_jobs",
+    "complete_plain_jobs",
+    "completed_by",
     "create_jobs",
+    "create_plain_jobs",
     "expire_jobs",
     "fail_jobs",
     "hand_back_jobs",
@@ -87,28 +90,54 @@ async def claim_jobs(
 ) -> list[ClaimedJob]:
     """Claim jobs for a registered worker, as `millrace_queue.claim` does, and mark them as processing.
 
-    Progress and the error of the attempt before are cleared.
+    The connection may be in autocommit mode. Progress and the error of the attempt before are cleared.
     """
-    claims = await millrace_queue.claim(conn, worker_id, capacity, limit, gates=gates)
-    if not claims:
+    gates = gates or ClaimGates()
+    room = {type_: min(places, limit) for type_, places in capacity.items() if min(places, limit) > 0}
+    if not room:
         return []
-    ids = [claim.id for claim in claims]
-    rows = await conn.fetch(job_statements.START_JOBS, ids, [claim.attempt for claim in claims], worker_id)
-    jobs = {row["job_id"]: row for row in rows}
-    await _drop_strays(conn, [claim.lease for claim in claims if claim.id not in jobs])
-    return [_claimed(claim, jobs[claim.id]) for claim in claims if claim.id in jobs]
+    if not gates.likely:
+        jobs = await _claim_without_gates(conn, worker_id, room, limit)
+        if jobs:
+            return jobs
+        gates.likely = True
+    async with millrace_queue.in_transaction(conn):
+        claims = await millrace_queue.claim(conn, worker_id, room, limit, gates=gates)
+        if not claims:
+            return []
+        ids = [claim.id for claim in claims]
+        rows = await conn.fetch(
+            job_statements.START_JOBS, ids, [claim.attempt for claim in claims], worker_id
+        )
+        jobs_of = {row[0]: row[1:] for row in rows}
+        await _drop_strays(conn, [claim.lease for claim in claims if claim.id not in jobs_of])
+    return [ClaimedJob(claim, *jobs_of[claim.id]) for claim in claims if claim.id in jobs_of]
 
 
-async def complete_jobs(conn: asyncpg.Connection, results: Sequence[tuple[Lease, str | None]]) -> set[UUID]:
+async def _claim_without_gates(
+    conn: asyncpg.Connection, worker_id: UUID, room: Mapping[str, int], limit: int
+) -> list[ClaimedJob]:
+    rows = await conn.fetch(job_statements.CLAIM_JOBS, worker_id, list(room), list(room.values()), limit)
+    strays = [Claim(*row[:8]).lease for row in rows if row[8] is None]
+    await _drop_strays(conn, strays)
+    jobs = [ClaimedJob(Claim(*row[:8]), *row[8:]) for row in rows if row[8] is not None]
+    jobs.sort(key=lambda job: job.claim.order)
+    return jobs
+
+
+async def complete_jobs(
+    conn: asyncpg.Connection, results: Sequence[tuple[Lease, str | None]], *, freed: Freed | None = None
+) -> set[UUID]:
     """Complete jobs with their outputs, JSON text that Postgres can store or None.
 
-    A job whose cancellation was requested meanwhile is completed all the same.
+    A job whose cancellation was requested meanwhile is completed all the same. In `freed` are, afterwards, the jobs that limits
+    let start instead; so it is of the functions below.
 
     Returns:
         The ids that were accepted. The leases of the others had been lost, and nothing changed.
 
     """
-    accepted = await millrace_queue.complete(conn, [lease for lease, _ in results])
+    accepted = await millrace_queue.complete(conn, [lease for lease, _ in results], freed=freed)
     if accepted:
         done = [(lease.id, output) for lease, output in results if lease.id in accepted]
         await conn.execute(
@@ -117,20 +146,62 @@ async def complete_jobs(conn: asyncpg.Connection, results: Sequence[tuple[Lease,
     return accepted
 
 
-async def cancelled_jobs(conn: asyncpg.Connection, leases: Sequence[Lease]) -> set[UUID]:
+async def complete_plain_jobs(
+    conn: asyncpg.Connection, results: Sequence[tuple[Lease, str | None]]
+) -> set[UUID]:
+    """Complete jobs as `complete_jobs` does, but leave alone those that limits apply to.
+
+    The connection may be in autocommit mode.
+
+    Returns:
+        The ids that were accepted. What became of the others `complete_jobs` tells.
+
+    """
+    rows = await conn.fetch(
+        job_statements.COMPLETE_PLAIN_JOBS,
+        [lease.id for lease, _ in results],
+        [lease.fence for lease, _ in results],
+        [output for _, output in results],
+    )
+    return {row[0] for row in rows}
+
+
+async def completed_by(conn: asyncpg.Connection, claims: Sequence[tuple[Claim, UUID]]) -> set[UUID]:
+    """Return the ids of those jobs that are completed, by the attempt of a claim and its worker.
+
+    For who has lost the answer to `complete_plain_jobs`.
+    """
+    if not claims:
+        return set()
+    rows = await conn.fetch(
+        job_statements.FIND_COMPLETED,
+        [claim.id for claim, _ in claims],
+        [claim.attempt for claim, _ in claims],
+        [worker_id for _, worker_id in claims],
+    )
+    return {row[0] for row in rows}
+
+
+async def cancelled_jobs(
+    conn: asyncpg.Connection, leases: Sequence[Lease], *, freed: Freed | None = None
+) -> set[UUID]:
     """Mark jobs as cancelled whose handler stopped because that was requested.
 
     Returns:
         The ids that were accepted. Of the others the lease had been lost, or nobody had requested a cancellation.
 
     """
-    accepted = await millrace_queue.settle_cancelled(conn, leases)
+    accepted = await millrace_queue.settle_cancelled(conn, leases, freed=freed)
     await _cancel(conn, [lease for lease in leases if lease.id in accepted])
     return accepted
 
 
 async def hand_back_jobs(
-    conn: asyncpg.Connection, leases: Sequence[Lease], *, unstarted: Collection[UUID] = ()
+    conn: asyncpg.Connection,
+    leases: Sequence[Lease],
+    *,
+    unstarted: Collection[UUID] = (),
+    freed: Freed | None = None,
 ) -> dict[UUID, HandBack]:
     """Give jobs back as if they had not been claimed: pending again, without the attempt.
 
@@ -138,12 +209,13 @@ async def hand_back_jobs(
         conn: a connection in a transaction.
         leases: the worker's claims.
         unstarted: the ids of those whose handlers had not been started: no attempt is recorded.
+        freed: out, the jobs that limits let start instead.
 
     Returns:
         What became of each job, by its id.
 
     """
-    outcomes = await millrace_queue.hand_back(conn, leases, unstarted=unstarted)
+    outcomes = await millrace_queue.hand_back(conn, leases, unstarted=unstarted, freed=freed)
     ready = [lease for lease in leases if outcomes[lease.id] is HandBack.READY]
     if ready:
         begun = [EndedAttempt(lease, "handed_back") for lease in ready if lease.id not in unstarted]
@@ -153,7 +225,9 @@ async def hand_back_jobs(
     return outcomes
 
 
-async def snooze_jobs(conn: asyncpg.Connection, snoozes: Sequence[JobSnooze]) -> dict[UUID, HandBack]:
+async def snooze_jobs(
+    conn: asyncpg.Connection, snoozes: Sequence[JobSnooze], *, freed: Freed | None = None
+) -> dict[UUID, HandBack]:
     """Put jobs off: pending until their time, without the attempt. One that is to be cancelled is cancelled.
 
     Returns:
@@ -161,7 +235,7 @@ async def snooze_jobs(conn: asyncpg.Connection, snoozes: Sequence[JobSnooze]) ->
 
     """
     outcomes = await millrace_queue.snooze(
-        conn, [Snooze(snooze.lease.id, snooze.lease.fence, snooze.delay) for snooze in snoozes]
+        conn, [Snooze(snooze.lease.id, snooze.lease.fence, snooze.delay) for snooze in snoozes], freed=freed
     )
     put_off = [snooze for snooze in snoozes if outcomes[snooze.lease.id] is HandBack.READY]
     if put_off:
@@ -192,7 +266,7 @@ async def report_progress(conn: asyncpg.Connection, reports: Sequence[ProgressRe
         The ids that were accepted. The leases of the others had been lost, and nothing changed.
 
     """
-    accepted = await millrace_queue.confirm(conn, [report.lease for report in reports])
+    accepted = await millrace_queue.confirm_alone(conn, [report.lease for report in reports])
     await _report_progress(conn, [report for report in reports if report.lease.id in accepted])
     return accepted
 
@@ -238,14 +312,3 @@ async def _cancel(conn: asyncpg.Connection, leases: Sequence[Lease]) -> None:
     if leases:
         await record_attempts(conn, [EndedAttempt(lease, "cancelled") for lease in leases])
         await conn.execute(job_statements.CANCEL_JOBS, [lease.id for lease in leases])
-
-
-def _claimed(claim: Claim, row: asyncpg.Record) -> ClaimedJob:
-    return ClaimedJob(
-        claim,
-        row["org_id"],
-        row["input_json"],
-        row["metadata_json"],
-        row["created_by"],
-        row["options_json"],
-    )

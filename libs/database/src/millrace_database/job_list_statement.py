@@ -17,6 +17,7 @@ from sqlalchemy import (
     Text,
     cast,
     column,
+    false,
     func,
     literal,
     literal_column,
@@ -36,6 +37,8 @@ _CLOCK_TOLERANCE = timedelta(hours=1)
 _NO_LABELS = "{}"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RUNNING_STATUSES = ("processing", "cancelling")
+# The start of an attempt forgets the error of the one before.
+_STATUSES_WITH_ERROR = frozenset({"pending", *FAILED_STATUSES})
 # As a constant, which the predicates of the queue's indexes are compared with.
 _RUNNING = literal_column("'running'", Text)
 
@@ -114,8 +117,10 @@ def _ids(filters: JobFilters, part: _Part) -> Select[tuple[UUID]]:
 
 
 def _branches(filters: JobFilters, part: _Part) -> list[Select[tuple[UUID]]]:
-    statuses = set(filters.statuses)
-    if not statuses or statuses.issuperset(JOB_STATUSES):
+    statuses = set(filters.statuses or JOB_STATUSES)
+    if filters.error_codes:
+        statuses &= _STATUSES_WITH_ERROR
+    if statuses.issuperset(JOB_STATUSES):
         return [_recorded(filters, part)]
     branches = []
     if "pending" in statuses:
@@ -129,7 +134,7 @@ def _branches(filters: JobFilters, part: _Part) -> list[Select[tuple[UUID]]]:
         branches.append(_ended_with_error(filters, part, outcomes))
     else:
         branches.extend(_ended(filters, part, outcome) for outcome in outcomes)
-    return branches
+    return branches or [select(jobs.c.job_id).where(false())]
 
 
 def _first_of_all(branches: Sequence[Select[tuple[UUID]]], part: _Part) -> Select[tuple[UUID]]:
@@ -229,10 +234,13 @@ def _has_record(filters: JobFilters, statuses: Sequence[str]) -> ColumnElement[b
     """Return that an entry's job matches what only its record tells.
 
     OFFSET 0 keeps the planner from joining the other way round, which it would by wrong guesses of how many jobs are
-    of a status. With one of the filters that have an index of their own it may.
+    of a status. With one of the filters that have an index of their own it may. The organisation, which is the
+    entry's, is asked for because the index on it and on who created a job serves no other query.
     """
+    of_org = [] if filters.org_id is None else [jobs.c.org_id == filters.org_id]
     record: Select[int] = select(literal(1)).where(
         jobs.c.job_id == _queue.c.id,
+        *of_org,
         *_any_of(jobs.c.status, statuses),
         *_of_records(filters),
         *_of_errors(filters),

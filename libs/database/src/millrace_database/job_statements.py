@@ -4,8 +4,11 @@ A job that is not finished has a queue entry. Whoever changes such a job locks i
 here while he holds what the other needs. `version` grows with every change of the row.
 
 `= ANY (ARRAY[…])` instead of `=`: with plain equality Postgres may go through a whole index and look for each row among
-those given, when statistics say that the table is empty. A plan that is kept would still do so when it is full.
+those given, when statistics say that the table is empty. A plan that is kept would still do so when it is full. An id alone
+is looked up in the primary key: the other indexes that have it are partial, see tables.py.
 """
+
+from millrace_queue import CLAIMED, COMPLETED, ENTER_PLAIN
 
 # Sorted, so that two batches with the same request ids meet in one order and do not wait for each other in a circle.
 INSERT_JOBS = """
@@ -22,9 +25,20 @@ FROM unnest(
     options, place
 )
 ORDER BY org_id, request_id, place
-ON CONFLICT (org_id, request_id) WHERE request_id IS NOT NULL DO NOTHING
+ON CONFLICT DO NOTHING
 RETURNING job_id, created_at, run_at
 """
+
+FIND_OWN = "SELECT job_id, created_at, run_at FROM jobs WHERE job_id = ANY ($1::uuid[])"
+
+# One statement, which may commit by itself, instead of two in a transaction: what a job costs over gRPC is mostly the
+# service's time, and this takes a fourth of it for each job and three round trips of four.
+CREATE_PLAIN_JOBS = f"""
+WITH given AS (
+    {INSERT_JOBS}, type, org_id AS tenant, max_attempts, priority, job_id AS id
+), {ENTER_PLAIN}
+SELECT job_id, created_at, run_at FROM given
+"""  # noqa: S608 - put together of constants
 
 FIND_OWNERS = "SELECT job_id, type, org_id FROM jobs WHERE job_id = ANY ($1::uuid[])"
 
@@ -45,33 +59,77 @@ WHERE jobs.job_id = ANY (ARRAY[given.job_id])
 
 # In a statement of its own: only a new snapshot sees the job whose transaction the insertion waited for.
 FIND_BY_REQUEST = """
-SELECT wanted.place, found.*
+SELECT wanted.place, found.job_id, found.type <> wanted.type OR found.input <> wanted.input::jsonb AS conflict
 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[])
     AS wanted (place, org_id, request_id, type, input)
 CROSS JOIN LATERAL (
-    SELECT jobs.job_id, jobs.type <> wanted.type OR jobs.input <> wanted.input::jsonb AS conflict
+    SELECT jobs.job_id, jobs.org_id, jobs.request_id, jobs.type, jobs.input
     FROM jobs
-    WHERE jobs.org_id = wanted.org_id AND jobs.request_id = wanted.request_id AND jobs.request_id IS NOT NULL
+    WHERE (jobs.org_id, jobs.request_id) >= (wanted.org_id, wanted.request_id) AND jobs.request_id IS NOT NULL
+    ORDER BY jobs.org_id, jobs.request_id
     LIMIT 1
 ) AS found
+WHERE found.org_id = wanted.org_id AND found.request_id = wanted.request_id
 """
 
-START_JOBS = """
+_START = """
 UPDATE jobs
 SET status = 'processing', attempt = claimed.attempt, started_at = now(), progress = 0, message = '',
     total_items = 0, processed_items = 0, error_code = NULL, error_message = NULL, error_retryable = NULL,
-    worker_id = $3::uuid, version = version + 1
-FROM unnest($1::uuid[], $2::integer[]) AS claimed (job_id, attempt)
-WHERE jobs.job_id = ANY (ARRAY[claimed.job_id])
-RETURNING jobs.job_id, jobs.org_id, jobs.input::text AS input_json, jobs.metadata::text AS metadata_json,
-    jobs.created_by, jobs.options::text AS options_json
+    worker_id = {worker}, version = version + 1
+FROM {claimed}
+WHERE jobs.job_id = ANY (ARRAY[claimed.id])
 """
+_STARTED = "jobs.org_id, jobs.input::text, jobs.metadata::text, jobs.created_by, jobs.options::text"
+
+START_JOBS = f"""
+{_START.format(worker="$3::uuid", claimed="unnest($1::uuid[], $2::integer[]) AS claimed (id, attempt)")}
+RETURNING jobs.job_id, {_STARTED}
+"""
+
+# The claim and its START_JOBS in one statement, which may commit by itself: an idle system starts a job in half the time.
+# What has been claimed and has no job comes last, with NULL for what is the job's.
+CLAIM_JOBS = f"""
+WITH {CLAIMED}, started AS (
+    {_START.format(worker="$1::uuid", claimed="claimed")}
+    RETURNING claimed.id, claimed.type, claimed.tenant, claimed.attempt, claimed.max_attempts, claimed.fence,
+        claimed.priority, claimed.rank, {_STARTED}
+)
+SELECT * FROM started
+UNION ALL
+SELECT id, type, tenant, attempt, max_attempts, fence, priority, rank, NULL, NULL, NULL, NULL, NULL
+FROM claimed
+WHERE (SELECT count(*) FROM claimed) > (SELECT count(*) FROM started)
+    AND NOT EXISTS (SELECT FROM started WHERE started.id = claimed.id)
+"""  # noqa: S608 - put together of constants
 
 COMPLETE_JOBS = """
 UPDATE jobs
 SET status = 'completed', progress = 100, output = done.output::jsonb, completed_at = now(), version = version + 1
 FROM unnest($1::uuid[], $2::text[]) AS done (job_id, output)
 WHERE jobs.job_id = ANY (ARRAY[done.job_id])
+"""
+
+COMPLETE_PLAIN_JOBS = f"""
+WITH given AS (
+    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS lease (id, fence, output)
+), {COMPLETED}
+UPDATE jobs
+SET status = 'completed', progress = 100, output = held.output::jsonb, completed_at = now(), version = version + 1
+FROM held
+WHERE jobs.job_id = ANY (ARRAY[held.id])
+RETURNING jobs.job_id
+"""  # noqa: S608 - put together of constants
+
+FIND_COMPLETED = """
+SELECT job.job_id
+FROM unnest($1::uuid[], $2::integer[], $3::uuid[]) AS claimed (job_id, attempt, worker_id) CROSS JOIN LATERAL (
+    SELECT jobs.job_id
+    FROM jobs
+    WHERE jobs.job_id = claimed.job_id AND jobs.status = 'completed' AND jobs.attempt = claimed.attempt
+        AND jobs.worker_id = claimed.worker_id
+    LIMIT 1
+) AS job
 """
 
 FAIL_JOBS = """
@@ -154,5 +212,5 @@ SELECT jobs.job_id, org_id, type, status, progress, message, total_items, proces
     priority, schedule_id, request_id, jobs.version, now() AS read_at, options::text AS options_json, worker_id,
     parent_job_id
 FROM unnest($1::uuid[], $2::bigint[]) AS seen (job_id, version)
-JOIN jobs ON jobs.job_id = seen.job_id AND jobs.version > seen.version
+JOIN jobs ON jobs.job_id = ANY (ARRAY[seen.job_id]) AND jobs.version > seen.version
 """

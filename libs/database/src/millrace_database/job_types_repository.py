@@ -10,6 +10,9 @@ import millrace_queue
 from millrace_database.job_options import TypeOptions
 from millrace_database.job_type_limits import apply_job_type_limits
 
+DEFAULT_MAX_ATTEMPTS = 4
+"""How many attempts a job gets whose type does not say: its handler does not, or nobody has published it."""
+
 _PUBLISH = """
 INSERT INTO job_types (type, label, description, input_schema, max_attempts, timeout, concurrency, options)
 SELECT type, label, description, input_schema::jsonb, max_attempts, timeout, concurrency, options::jsonb

@@ -6,6 +6,8 @@ from uuid import UUID
 
 import asyncpg
 
+from millrace_database.job_entries import UNIQUE_KEY_PREFIX
+
 MOST_BEFORE = 10_000
 """Of jobs that come before another no more are counted."""
 
@@ -46,6 +48,7 @@ SELECT
                 AND queue.concurrency_key = entry.concurrency_key
         )
     END AS key_full,
+    coalesce(starts_with(entry.concurrency_key, $3::text), false) AS key_is_unique,
     (
         SELECT blocked.id FROM queue_blocked_keys AS blocked
         WHERE blocked.type = entry.type AND blocked.tenant = entry.tenant
@@ -106,6 +109,7 @@ class WaitingFacts:
         organisation_full: as many of its organisation run as may.
         rate_until: when the next start is possible; None: no rate is used up.
         key_full: as many with its concurrency key run as may, or others of its key come before it.
+        key_is_unique: its key is not one that its creator gave for concurrency, but lets one job with its unique key run.
         blocking_job_id: the failed job that blocks its concurrency key.
         jobs_before: how many of its type come before it in line, or at the gate where it waits, at most `MOST_BEFORE`.
 
@@ -120,11 +124,12 @@ class WaitingFacts:
     organisation_full: bool
     rate_until: datetime | None
     key_full: bool
+    key_is_unique: bool
     blocking_job_id: UUID | None
     jobs_before: int
 
 
 async def get_waiting_facts(conn: asyncpg.Connection, job_id: UUID) -> WaitingFacts | None:
     """Return what may keep a job from being started, None when it does not wait."""
-    row = await conn.fetchrow(FACTS, job_id, MOST_BEFORE)
+    row = await conn.fetchrow(FACTS, job_id, MOST_BEFORE, UNIQUE_KEY_PREFIX)
     return None if row is None else WaitingFacts(**row)

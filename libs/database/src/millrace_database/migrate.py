@@ -11,6 +11,8 @@ from millrace_database.availability import OLDEST_SERVER, UnsupportedServerError
 from millrace_database.schema_version import VERSION_TABLE, latest_version, schema_engine
 
 _SERVER_VERSION = text("SELECT current_setting('server_version_num')::integer")
+# Through a pooler the connection may have been one whose statements end early.
+_NO_LIMIT = text("SET LOCAL statement_timeout = 0")
 _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('millrace.migrate', 0))")
 
 
@@ -24,6 +26,7 @@ async def migrate(url: str) -> None:
     engine = schema_engine(url)
     try:
         async with acquired(engine) as connection, connection.begin():
+            await connection.execute(_NO_LIMIT)
             await connection.execute(_LOCK)
             await connection.run_sync(_upgrade)
     finally:

@@ -77,8 +77,7 @@ WITH due AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 ), reserved AS (
     UPDATE scheduled_jobs SET reserved_until = now() + $1::interval
-    FROM due
-    WHERE schedule_id = due_id
+    WHERE schedule_id = ANY (ARRAY(SELECT due_id FROM due))
     RETURNING <columns>
 )
 SELECT * FROM reserved ORDER BY next_run_at, schedule_id

@@ -19,6 +19,7 @@ from millrace_database.metadata import metadata
 _TIME = TIMESTAMP(timezone=True)
 _NOW = text("now()")
 _EMPTY_OBJECT = text("'{}'")
+_WITH_ORG = text("org_id IS NOT NULL")
 
 JOB_STATUSES = ("pending", "processing", "cancelling", "completed", "failed", "cancelled")
 FINAL_STATUSES = ("completed", "failed", "cancelled")
@@ -95,7 +96,9 @@ jobs = Table(
         unique=True,
         postgresql_where=text("request_id IS NOT NULL"),
     ),
-    Index("jobs_by_org", "org_id", text("job_id DESC")),
+    # Those that begin with the organisation are partial, by what is true of every job: they serve only who asks for one
+    # organisation. By its id alone a job is looked up in the primary key, and a plan cannot go through one of them instead.
+    Index("jobs_by_org", "org_id", text("job_id DESC"), postgresql_where=_WITH_ORG),
     Index(
         "jobs_by_org_outcome",
         "org_id",
@@ -123,8 +126,8 @@ jobs = Table(
         text("job_id DESC"),
         postgresql_where=text("parent_job_id IS NOT NULL"),
     ),
-    Index("jobs_by_org_type", "org_id", "type", text("job_id DESC")),
-    Index("jobs_by_org_creator", "org_id", "created_by", text("job_id DESC")),
+    Index("jobs_by_org_type", "org_id", "type", text("job_id DESC"), postgresql_where=_WITH_ORG),
+    Index("jobs_by_org_creator", "org_id", "created_by", text("job_id DESC"), postgresql_where=_WITH_ORG),
     Index(
         "jobs_by_schedule",
         "schedule_id",

@@ -68,7 +68,9 @@ async def settle_taken(
         ):
             replacing.setdefault(holder.id, {})[place] = job
         else:
-            results[place] = CreatedJob(holder.id, already_existed=True, key_taken=True)
+            results[place] = CreatedJob(
+                holder.id, already_existed=True, key_taken=True, key_taken_until=holder.ends_at
+            )
     replaced = await _replace(conn, {id_: list(asking.values())[-1] for id_, asking in replacing.items()})
     for id_ in replaced:
         results |= dict.fromkeys(replacing[id_], CreatedJob(id_, already_existed=True, replaced=True))
@@ -80,12 +82,12 @@ async def _let_in_last(conn: asyncpg.Connection, jobs: Mapping[int, NewJob]) -> 
     let_in = await millrace_queue.find_throttles(conn, set(keys.values()))
     if not let_in:
         return {}
-    rows = await conn.fetch(job_statements.FIND_OWNERS, list(let_in.values()))
+    rows = await conn.fetch(job_statements.FIND_OWNERS, [last.id for last in let_in.values()])
     owners = {job_id: (type_, org_id) for job_id, type_, org_id in rows}
     return {
-        place: Holder(let_in[key], *owners.get(let_in[key], ("", "")), is_untouched=False)
+        place: Holder(last.id, *owners.get(last.id, ("", "")), is_untouched=False, ends_at=last.ends_at)
         for place, key in keys.items()
-        if key in let_in
+        if (last := let_in.get(key))
     }
 
 

@@ -9,6 +9,7 @@ from millrace_queue.entries import (
     Claim,
     Concurrency,
     Connection,
+    Expired,
     FailOutcome,
     Failure,
     HandBack,
@@ -25,36 +26,64 @@ from millrace_queue.entries import (
     UniqueWhile,
 )
 from millrace_queue.failing import fail, lapse, snooze
-from millrace_queue.gates import Ended, release, unblock_key
-from millrace_queue.leases import complete, confirm, confirm_free, hand_back, settle_cancelled
+from millrace_queue.gates import Ended, Freed, release, unblock_key
+from millrace_queue.leases import (
+    complete,
+    confirm,
+    confirm_alone,
+    confirm_alone_free,
+    confirm_free,
+    hand_back,
+    settle_cancelled,
+)
+from millrace_queue.line_statements import ENTER_PLAIN
 from millrace_queue.lines import ServedRanks, add_lines, keep_lines
 from millrace_queue.notifications import CHANNEL_READY, Listener, Notifier
 from millrace_queue.outlook import Outlook, look
 from millrace_queue.rates import Rate
+from millrace_queue.statements import CLAIMED, COMPLETED
 from millrace_queue.sweeping import Sweep, SweepProgress, sweep_gates
-from millrace_queue.tenants import Tenant, get_tenant, pause_tenant, resume_tenant, set_tenant
-from millrace_queue.throttles import Throttle, enter_throttles, find_throttles, remove_ended_throttles
+from millrace_queue.tenant_control import pause_tenant, resume_tenant, set_tenant
+from millrace_queue.tenants import Tenant, get_tenant
+from millrace_queue.throttles import LetIn, Throttle, enter_throttles, find_throttles, remove_ended_throttles
+from millrace_queue.transactions import in_transaction
+from millrace_queue.turns import MANY, Share, take_turns
 from millrace_queue.type_gates import TypeGates, pause_type, resume_type, set_type_limits
 from millrace_queue.unique_keys import Holder, find_holders, replace_waiting
-from millrace_queue.waiting import cancel, enqueue, expire, promote, seconds_until_due, seconds_until_expiry
+from millrace_queue.waiting import (
+    cancel,
+    cancel_free,
+    enqueue,
+    expire,
+    promote,
+    seconds_until_due,
+    seconds_until_expiry,
+)
 from millrace_queue.workers import heartbeat, held_leases, register_worker, rescue, unregister_worker
 
 __all__ = [
     "CHANNEL_READY",
+    "CLAIMED",
+    "COMPLETED",
+    "ENTER_PLAIN",
+    "MANY",
     "CancelOutcome",
     "Claim",
     "ClaimGates",
     "Concurrency",
     "Connection",
     "Ended",
+    "Expired",
     "FailOutcome",
     "Failure",
+    "Freed",
     "HandBack",
     "Heartbeat",
     "HeldLease",
     "Holder",
     "KeyOrder",
     "Lease",
+    "LetIn",
     "Listener",
     "NewEntry",
     "Notifier",
@@ -64,6 +93,7 @@ __all__ = [
     "Rescued",
     "ServedRanks",
     "Settled",
+    "Share",
     "Snooze",
     "Sweep",
     "SweepProgress",
@@ -74,9 +104,12 @@ __all__ = [
     "UniqueWhile",
     "add_lines",
     "cancel",
+    "cancel_free",
     "claim",
     "complete",
     "confirm",
+    "confirm_alone",
+    "confirm_alone_free",
     "confirm_free",
     "enqueue",
     "enter_throttles",
@@ -88,6 +121,7 @@ __all__ = [
     "hand_back",
     "heartbeat",
     "held_leases",
+    "in_transaction",
     "keep_lines",
     "lapse",
     "look",
@@ -108,6 +142,7 @@ __all__ = [
     "settle_cancelled",
     "snooze",
     "sweep_gates",
+    "take_turns",
     "unblock_key",
     "unregister_worker",
 ]

@@ -15,7 +15,8 @@ WITH failing AS MATERIALIZED (
         failure.lost AND entry.leases_lost + 1 >= {LOST_IN_A_ROW} AS quarantined,
         entry.cancel_requested OR entry.exhausted OR failure.retry_delay IS NULL
             OR failure.lost AND entry.leases_lost + 1 >= {LOST_IN_A_ROW}
-            OR coalesce(entry.expires_at <= now() + failure.retry_delay, false) AS final
+            OR coalesce(entry.expires_at <= now() + failure.retry_delay, false) AS final,
+        NOT entry.exhausted AND coalesce(entry.expires_at <= now() + failure.retry_delay, false) AS too_late
     FROM (
         SELECT id, fence, retry_delay, lost
         FROM unnest($1::uuid[], $2::bigint[], $3::interval[], $4::boolean[]) AS failure (id, fence, retry_delay, lost)
@@ -55,7 +56,7 @@ WITH failing AS MATERIALIZED (
     FROM decided
     WHERE queue.id = ANY (ARRAY[decided.id]) AND NOT decided.final AND NOT decided.key_taken AND NOT decided.undecided
 )
-SELECT id, cancel_requested, final, quarantined, key_taken, undecided, run_at, gated, type, tenant, concurrency_key,
+SELECT id, cancel_requested, final, quarantined, too_late, key_taken, undecided, run_at, gated, type, tenant, concurrency_key,
     key_order, enqueued_at
 FROM decided
 """  # noqa: S608 - put together of constants
@@ -96,7 +97,9 @@ SELECT id, cancel_requested, run_at, gated, type, tenant, concurrency_key, key_o
 # limit, and what a removed worker claimed at the same moment. The fence makes sure that the entry locked is still
 # held by that worker: if it has been rescued and claimed again meanwhile, it has another.
 ORPHANS = """
-SELECT entry.*
+SELECT entry.*, (
+    SELECT details::text FROM queue_lost_workers AS lost WHERE lost.worker_id = entry.worker_id
+) AS worker_details
 FROM (
     SELECT id, fence
     FROM queue
@@ -104,7 +107,7 @@ FROM (
         SELECT FROM queue_workers WHERE queue_workers.worker_id = queue.worker_id
     )
 ) AS held CROSS JOIN LATERAL (
-    SELECT id, fence, type, worker_id, attempt
+    SELECT id, fence, type, tenant, worker_id, attempt
     FROM queue
     WHERE queue.id = held.id AND queue.fence = held.fence
     FOR UPDATE SKIP LOCKED
@@ -122,7 +125,7 @@ WITH overdue AS MATERIALIZED (
     FOR UPDATE SKIP LOCKED
 )
 DELETE FROM queue WHERE id = ANY (ARRAY(SELECT overdue.id FROM overdue))
-RETURNING id
+RETURNING id, type, tenant
 """
 
 SECONDS_UNTIL_EXPIRY = """

@@ -77,7 +77,7 @@ async def claim(
         if not claims:
             claims = await _claim_beside_gates(conn, worker_id, room, limit, gates)
             gates.likely = bool(claims or gates.gated)
-    claims.sort(key=_order)
+    claims.sort(key=lambda claimed: claimed.order)
     return claims
 
 
@@ -148,7 +148,3 @@ def _left(room: Mapping[str, int], taken: Iterable[Claim], gates: ClaimGates) ->
     for claim_ in taken:
         left[claim_.type] -= 1
     return {type_: places for type_, places in left.items() if places > 0}
-
-
-def _order(claim: Claim) -> tuple[int, int, UUID]:
-    return -claim.priority, claim.rank, claim.id

@@ -116,6 +116,11 @@ class Claim:
         """What the worker proves its claim with."""
         return Lease(self.id, self.fence)
 
+    @property
+    def order(self) -> tuple[int, int, UUID]:
+        """Lower is served first."""
+        return -self.priority, self.rank, self.id
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -154,10 +159,18 @@ class Settled(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class FailOutcome:
-    """What became of an entry whose attempt failed; `run_at` is the time of the next one when RETRYING."""
+    """What became of an entry whose attempt failed.
+
+    Attributes:
+        settled: what it is now.
+        run_at: the time of the next attempt when RETRYING.
+        too_late: it FAILED though attempts were left: the next one would have come after the time until which it may wait.
+
+    """
 
     settled: Settled
     run_at: datetime | None = None
+    too_late: bool = False
 
 
 class HandBack(enum.Enum):
@@ -193,21 +206,34 @@ class Rescued:
     Attributes:
         id: the entry.
         type: its type.
+        tenant: to whom it belongs.
         worker_id: the worker that was lost.
         attempt: the number of the attempt that was lost.
         fence: that of the lost lease.
         outcome: what became of the entry.
         worker_details: what the worker said of itself; None when that is not known any more.
+        too_late: it is EXHAUSTED by its time, though attempts were left.
 
     """
 
     id: UUID
     type: str
+    tenant: str
     worker_id: UUID
     attempt: int
     fence: int
     outcome: Rescue
     worker_details: Mapping[str, Any] | None = None
+    too_late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """An entry that waited until its time was over, and is gone, with its type and tenant."""
+
+    id: UUID
+    type: str
+    tenant: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,12 +241,16 @@ class CancelOutcome:
     """What became of an entry that was to be cancelled.
 
     Attributes:
+        type: its type.
+        tenant: to whom it belongs.
         removed: True: it was waiting and is gone. False: it runs, and its worker has been asked to stop.
         worker_id: the worker that runs it.
         worker_details: what that worker said of itself; None when it is not registered any more.
 
     """
 
+    type: str
+    tenant: str
     removed: bool
     worker_id: UUID | None = None
     worker_details: Mapping[str, Any] | None = None

@@ -9,7 +9,7 @@ import asyncpg
 
 from millrace_queue import attempt_statements
 from millrace_queue.entries import Connection, FailOutcome, Failure, HandBack, Lease, Settled, Snooze
-from millrace_queue.gates import Ended, release
+from millrace_queue.gates import Ended, Freed, release
 from millrace_queue.transactions import in_transaction
 
 
@@ -22,8 +22,10 @@ class _Ending:
     lost: bool
 
 
-async def fail(conn: Connection, failures: Sequence[Failure]) -> dict[UUID, FailOutcome]:
-    """End attempts that failed: the entry waits for its next attempt or is removed.
+async def fail(
+    conn: Connection, failures: Sequence[Failure], *, freed: Freed | None = None
+) -> dict[UUID, FailOutcome]:
+    """End attempts that failed: the entry waits for its next attempt or is removed; `freed` as of `release`.
 
     It is removed, too, when its next attempt would come after the time until which it may wait.
 
@@ -34,11 +36,14 @@ async def fail(conn: Connection, failures: Sequence[Failure]) -> dict[UUID, Fail
     return await _end(
         conn,
         [_Ending(Lease(failure.id, failure.fence), failure.retry_delay, lost=False) for failure in failures],
+        freed,
     )
 
 
-async def lapse(conn: Connection, leases: Sequence[Lease]) -> dict[UUID, FailOutcome]:
-    """End attempts whose leases were lost with their workers, or as good as lost.
+async def lapse(
+    conn: Connection, leases: Sequence[Lease], *, freed: Freed | None = None
+) -> dict[UUID, FailOutcome]:
+    """End attempts whose leases were lost with their workers, or as good as lost; `freed` as of `release`.
 
     The attempt counts. The entry can be claimed again at once, unless so many of its leases were lost in a row that it
     seems to be the cause.
@@ -47,11 +52,13 @@ async def lapse(conn: Connection, leases: Sequence[Lease]) -> dict[UUID, FailOut
         What became of each entry, by its id.
 
     """
-    return await _end(conn, [_Ending(lease, timedelta(), lost=True) for lease in leases])
+    return await _end(conn, [_Ending(lease, timedelta(), lost=True) for lease in leases], freed)
 
 
-async def snooze(conn: Connection, snoozes: Sequence[Snooze]) -> dict[UUID, HandBack]:
-    """Put entries off: they wait for their time, and the attempt is not counted.
+async def snooze(
+    conn: Connection, snoozes: Sequence[Snooze], *, freed: Freed | None = None
+) -> dict[UUID, HandBack]:
+    """Put entries off: they wait for their time, and the attempt is not counted; `freed` as of `release`.
 
     Returns:
         What became of each entry, by its id.
@@ -75,11 +82,12 @@ async def snooze(conn: Connection, snoozes: Sequence[Snooze]) -> dict[UUID, Hand
             for row in rows
             if row["gated"]
         ],
+        freed,
     )
     return outcomes
 
 
-async def _end(conn: Connection, endings: Sequence[_Ending]) -> dict[UUID, FailOutcome]:
+async def _end(conn: Connection, endings: Sequence[_Ending], freed: Freed | None) -> dict[UUID, FailOutcome]:
     outcomes = {ending.lease.id: FailOutcome(Settled.LOST) for ending in endings}
     if not outcomes:
         return outcomes
@@ -90,7 +98,7 @@ async def _end(conn: Connection, endings: Sequence[_Ending]) -> dict[UUID, FailO
             rows = [row for row in rows if row["id"] not in undecided]
             rows += await _fail_keyed(conn, [ending for ending in endings if ending.lease.id in undecided])
         outcomes |= {row["id"]: _outcome(row) for row in rows}
-        await release(conn, [_ended(row, outcomes[row["id"]].settled) for row in rows if row["gated"]])
+        await release(conn, [_ended(row, outcomes[row["id"]].settled) for row in rows if row["gated"]], freed)
     return outcomes
 
 
@@ -127,7 +135,7 @@ def _outcome(row: asyncpg.Record) -> FailOutcome:
     if row["quarantined"]:
         return FailOutcome(Settled.QUARANTINED)
     if row["final"]:
-        return FailOutcome(Settled.FAILED)
+        return FailOutcome(Settled.FAILED, too_late=row["too_late"])
     if row["key_taken"]:
         return FailOutcome(Settled.KEY_TAKEN)
     return FailOutcome(Settled.RETRYING, row["run_at"])

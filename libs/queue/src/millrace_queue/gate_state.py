@@ -246,7 +246,9 @@ async def _add_rates(conn: Connection, gates: Gates, shares: Iterable[Share]) ->
             gate_statements.READ_RATES, [type_ for type_, _ in used], [tenant for _, tenant in used]
         )
         gates.rates = {
-            (row["type"], row["tenant"]): RateUse(row["start_times"], row["start_counts"], row["next_at"])
+            (row["type"], row["tenant"]): RateUse(
+                row["start_times"], row["start_counts"], row["next_at"]
+            ).without_future(gates.settings.now)
             for row in rows
         }
 

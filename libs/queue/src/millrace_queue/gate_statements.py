@@ -16,7 +16,7 @@ SELECT queue_types.*, now() AS now, EXISTS (SELECT FROM queue_tenants WHERE gate
 
 # Of a type for which nothing is set the row says only that.
 READ_TYPES = f"""{_TYPE_SETTINGS}, wanted.type AS type
-FROM unnest($1::text[]) AS wanted (type) LEFT JOIN queue_types ON queue_types.type = wanted.type
+FROM unnest($1::text[]) AS wanted (type) LEFT JOIN queue_types ON queue_types.type = ANY (ARRAY[wanted.type])
 """
 
 LOCK_TYPES = f"{_TYPE_SETTINGS} FROM queue_types WHERE type = ANY ($1::text[]) ORDER BY type FOR UPDATE"
@@ -24,12 +24,26 @@ LOCK_TYPES = f"{_TYPE_SETTINGS} FROM queue_types WHERE type = ANY ($1::text[]) O
 # Who has locked tenants, or other types, waits for none any more.
 LOCK_FREE_TYPES = f"{LOCK_TYPES} SKIP LOCKED"
 
-# Of types at whose gates an entry that ends makes room for one that is parked.
-READ_PARKING_TYPES = f"""{_TYPE_SETTINGS}
+_PARKS = "(keyed OR max_running_per_tenant IS NOT NULL OR EXISTS (SELECT FROM queue_tenants WHERE gated))"
+
+# Of types at whose gates an entry that ends makes room for another one. `parks`: for one that may be parked; `waits`: for one
+# that stands in line.
+READ_LEFT_TYPES = f"""{_TYPE_SETTINGS}, {_PARKS} AS parks, max_running IS NOT NULL AND (
+    SELECT head.rank
+    FROM queue_lines AS line CROSS JOIN LATERAL (
+        SELECT queue.rank
+        FROM queue
+        WHERE queue.state = 'ready' AND queue.type = line.type AND -queue.priority = -line.priority
+            AND queue.rank >= line.start
+        ORDER BY queue.rank, queue.id
+        LIMIT 1
+    ) AS head
+    WHERE line.type = queue_types.type
+    LIMIT 1
+) IS NOT NULL AS waits
 FROM queue_types
-WHERE type = ANY ($1::text[])
-    AND (keyed OR max_running_per_tenant IS NOT NULL OR EXISTS (SELECT FROM queue_tenants WHERE gated))
-"""
+WHERE type = ANY ($1::text[]) AND (max_running IS NOT NULL OR {_PARKS})
+"""  # noqa: S608 - put together of constants
 
 READ_TENANTS = """
 SELECT tenant, paused, weight, max_running, rate_count, rate_period, rate_smooth
@@ -85,13 +99,14 @@ _STARTED = "RETURNING id, type, tenant, attempt, max_attempts, fence, priority, 
 # $1 the worker, $2 types that have no other gate than a limit of what runs at once, $3 how many of each, $4 as $8 of RUNNING.
 START_FIRST = f"""
 WITH wanted AS MATERIALIZED (
-    SELECT type, greatest(least(wanted.places, queue_types.max_running - (
+    SELECT wanted.type, greatest(least(wanted.places, queue_types.max_running - (
         SELECT count(*) FROM queue WHERE queue.gated AND queue.type = wanted.type
     ) - (
         SELECT count(*) FROM queue
         WHERE $4::boolean AND queue.state = 'running' AND NOT queue.gated AND queue.type = wanted.type
     )), 0) AS places
-    FROM unnest($2::text[], $3::integer[]) AS wanted (type, places) JOIN queue_types USING (type)
+    FROM unnest($2::text[], $3::integer[]) AS wanted (type, places)
+    JOIN queue_types ON queue_types.type = ANY (ARRAY[wanted.type])
 ), candidate AS MATERIALIZED ({_CANDIDATES})
 {_START}
 WHERE id = ANY (ARRAY(SELECT candidate.id FROM candidate))
@@ -118,9 +133,11 @@ FROM unnest($2::text[], $3::text[]) AS wanted (type, tenant)
 UNION ALL
 SELECT NULL, wanted.tenant, NULL,
     (
-        SELECT count(*)
-        FROM queue_types JOIN queue ON queue.gated AND queue.type = queue_types.type
-        WHERE queue.tenant = wanted.tenant
+        SELECT coalesce(sum(counted.running), 0)::bigint
+        FROM queue_types CROSS JOIN LATERAL (
+            SELECT count(*) AS running FROM queue
+            WHERE gated AND queue.type = queue_types.type AND queue.tenant = wanted.tenant
+        ) AS counted
     ) + (SELECT count(*) FROM unmarked WHERE unmarked.tenant = wanted.tenant),
     NULL, false
 FROM unnest($4::text[]) AS wanted (tenant)
@@ -144,31 +161,22 @@ SELECT wanted.type, wanted.tenant, wanted.concurrency_key,
         ORDER BY enqueued_at, id
         LIMIT 1
     ),
-    EXISTS (
-        SELECT FROM queue_blocked_keys AS blocked
+    (
+        SELECT blocked.id FROM queue_blocked_keys AS blocked
         WHERE blocked.type = wanted.type AND blocked.tenant = wanted.tenant
             AND blocked.concurrency_key = wanted.concurrency_key
-    )
+    ) IS NOT NULL
 FROM unnest($5::text[], $6::text[], $7::text[]) AS wanted (type, tenant, concurrency_key)
 """
 
 READ_RATES = """
-SELECT type, tenant, start_times, start_counts, next_at
-FROM queue_rates
-WHERE (type, tenant) IN (SELECT * FROM unnest($1::text[], $2::text[]))
-"""
-
-SAVE_RATES = """
-INSERT INTO queue_rates (type, tenant, start_times, start_counts, next_at, waiting, idle_at)
-SELECT type, tenant, ARRAY(SELECT time::timestamptz FROM jsonb_array_elements_text(times) AS time),
-    ARRAY(SELECT count::integer FROM jsonb_array_elements_text(counts) AS count), next_at, waiting, idle_at
-FROM unnest(
-    $1::text[], $2::text[], $3::text[]::jsonb[], $4::text[]::jsonb[], $5::timestamptz[], $6::boolean[], $7::timestamptz[]
-) AS rate (type, tenant, times, counts, next_at, waiting, idle_at)
-ORDER BY type, tenant
-ON CONFLICT (type, tenant) DO UPDATE
-SET start_times = excluded.start_times, start_counts = excluded.start_counts, next_at = excluded.next_at,
-    waiting = excluded.waiting, idle_at = excluded.idle_at
+SELECT rate.*
+FROM unnest($1::text[], $2::text[]) AS wanted (type, tenant) CROSS JOIN LATERAL (
+    SELECT queue_rates.type, queue_rates.tenant, start_times, start_counts, next_at
+    FROM queue_rates
+    WHERE queue_rates.type = wanted.type AND queue_rates.tenant = wanted.tenant
+    LIMIT 1
+) AS rate
 """
 
 # $1 the worker, $2 what starts, $3 and $4 what is parked, and by what.
@@ -183,6 +191,8 @@ WHERE id = ANY ($2::uuid[])
 {_STARTED}
 """  # noqa: S608 - put together of constants
 
+_STRIDE = "1000000 / coalesce((SELECT weight FROM queue_tenants WHERE queue_tenants.tenant = {}), 1)"
+
 # The place in line of entries that are let go: where they were, or at the head of the line if it has gone on, but a stride
 # behind what runs of their tenant, as if they had been waiting in line all the time. `behind`: many at once, who stand behind what
 # their tenant has in line.
@@ -195,7 +205,7 @@ place AS MATERIALIZED (
             FROM queue
             WHERE queue.state = 'ready' AND queue.type = share.type AND -queue.priority = -share.priority
                 AND queue.rank >= coalesce(line.start, 0)
-            ORDER BY queue.rank
+            ORDER BY queue.rank, queue.id
             LIMIT 1
         ),
         (
@@ -213,7 +223,11 @@ place AS MATERIALIZED (
         ) END
     ) AS rank
     FROM (SELECT DISTINCT type, tenant, priority, stride, behind FROM parked) AS share
-    LEFT JOIN queue_lines AS line ON line.type = share.type AND line.priority = share.priority
+    LEFT JOIN LATERAL (
+        SELECT start, next_start FROM queue_lines
+        WHERE queue_lines.type = share.type AND queue_lines.priority = share.priority
+        LIMIT 1
+    ) AS line ON true
 ), numbered AS MATERIALIZED (
     SELECT parked.id, greatest(
         parked.rank,
@@ -232,9 +246,8 @@ RETURNING queue.type, queue.tenant, queue.concurrency_key
 # $1 types, $2 tenants, $3 how many may be in line: those there before the first one parked are enough. $4: `behind`.
 LET_TENANTS_GO = f"""
 WITH wanted AS MATERIALIZED (
-    SELECT wanted.*, 1000000 / coalesce(queue_tenants.weight, 1) AS stride
+    SELECT wanted.*, {_STRIDE.format("wanted.tenant")} AS stride
     FROM unnest($1::text[], $2::text[], $3::integer[], $4::boolean[]) AS wanted (type, tenant, places, behind)
-    LEFT JOIN queue_tenants ON queue_tenants.tenant = wanted.tenant
 ), parked AS MATERIALIZED (
     SELECT entry.*, wanted.stride, wanted.behind
     FROM wanted CROSS JOIN LATERAL (
@@ -274,9 +287,8 @@ WITH wanted AS MATERIALIZED (
 # $1 types, $2 tenants, $3 keys, $4 how many of each run. The first one parked says how many may.
 LET_KEYS_GO = f"""
 WITH wanted AS MATERIALIZED (
-    SELECT wanted.*, 1000000 / coalesce(queue_tenants.weight, 1) AS stride
+    SELECT wanted.*, {_STRIDE.format("wanted.tenant")} AS stride
     FROM unnest($1::text[], $2::text[], $3::text[], $4::integer[]) AS wanted (type, tenant, concurrency_key, running)
-    LEFT JOIN queue_tenants ON queue_tenants.tenant = wanted.tenant
 ), parked AS MATERIALIZED (
     SELECT entry.*, wanted.stride, false AS behind
     FROM wanted CROSS JOIN LATERAL (
@@ -294,6 +306,7 @@ WITH wanted AS MATERIALIZED (
             WHERE queue.state = 'ready' AND queue.concurrency_key IS NOT NULL AND queue.type = wanted.type
                 AND queue.tenant = wanted.tenant AND queue.concurrency_key = wanted.concurrency_key
                 AND (-queue.priority, queue.rank) <= (-first.priority, first.rank)
+            ORDER BY -queue.priority, queue.rank
             LIMIT greatest(first.places, 0)
         ) AS waiting
     ) AS front CROSS JOIN LATERAL (
@@ -308,16 +321,17 @@ WITH wanted AS MATERIALIZED (
     ) AS entry
 ), {_LET_GO}"""  # noqa: S608 - put together of constants
 
-# $1 those at the front of keys in strict order.
+# $1 those at the front of keys in strict order. `coalesce` keeps the index of what is parked, in which the id comes last, out
+# of the choice.
 LET_HEADS_GO = f"""
 WITH parked AS MATERIALIZED (
-    SELECT entry.*, 1000000 / coalesce(queue_tenants.weight, 1) AS stride, false AS behind
-    FROM (
-        SELECT id, type, tenant, priority, rank
+    SELECT entry.*, {_STRIDE.format("entry.tenant")} AS stride, false AS behind
+    FROM unnest($1::uuid[]) AS head (id) CROSS JOIN LATERAL (
+        SELECT queue.id, queue.type, queue.tenant, queue.priority, queue.rank
         FROM queue
-        WHERE id = ANY ($1::uuid[]) AND parked_by = 'key'
+        WHERE queue.id = head.id AND coalesce(queue.parked_by, '') = 'key'
         FOR UPDATE SKIP LOCKED
-    ) AS entry LEFT JOIN queue_tenants ON queue_tenants.tenant = entry.tenant
+    ) AS entry
 ), {_LET_GO}"""  # noqa: S608 - put together of constants
 
 # $1 and $2 types and tenants, $3 to $5 keys, $6 tenants that have a gate of their own over all types. By the first entry
@@ -328,7 +342,9 @@ FROM (
     SELECT type, tenant FROM unnest($1::text[], $2::text[]) AS share (type, tenant)
     UNION
     SELECT line.type, tenant
-    FROM unnest($6::text[]) AS gated (tenant) CROSS JOIN (SELECT DISTINCT type FROM queue_lines) AS line
+    FROM unnest($6::text[]) AS gated (tenant) CROSS JOIN (
+        SELECT DISTINCT type FROM queue_lines WHERE cardinality($6::text[]) > 0
+    ) AS line
 ) AS wanted CROSS JOIN LATERAL (
     SELECT FROM queue
     WHERE queue.parked_by = 'tenant' AND queue.tenant = wanted.tenant AND queue.type = wanted.type

@@ -4,7 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeAlias
 from uuid import UUID
+
+import asyncpg
 
 from millrace_queue import gate_statements
 from millrace_queue.entries import Connection, KeyOrder
@@ -39,21 +42,30 @@ class Ended:
     enqueued_at: datetime | None = None
 
 
-async def release(conn: Connection, ended: Sequence[Ended]) -> set[str]:
+Freed: TypeAlias = Counter[str]
+"""How many entries of each type may be claimed now and might not before, if they are claimed soon."""
+
+
+async def release(conn: Connection, ended: Sequence[Ended], freed: Freed | None = None) -> None:
     """Let others through the gates that entries have left; only those that were `gated` need be given.
 
     To be called in the transaction that ended them, after all else that waits for a lock on an entry: until that
     commits nobody else claims entries of these types, if few enough wait for them.
 
-    Returns:
-        The types of the entries that can be claimed now and could not before.
+    Args:
+        conn: an open connection.
+        ended: the entries.
+        freed: out, what may be claimed instead.
 
     """
     if not ended:
-        return set()
+        return
     async with in_transaction(conn):
         await _block_keys(conn, [entry for entry in ended if entry.failed and entry.key_order == "block"])
-        left = await _left_gates(conn, ended)
+        rows = await conn.fetch(gate_statements.READ_LEFT_TYPES, list({entry.type for entry in ended}))
+        in_line = {row["type"] for row in rows if row["waits"]}
+        waiting = Counter(entry.type for entry in ended if entry.type in in_line)
+        left = await _left_gates(conn, ended, [row for row in rows if row["parks"]])
         let_go = await _let_go(conn, left)
         # A claim that counts the ended entries among the running ones may be parking others just now. Where as many as
         # ended are let go anyway there is no place left for these; elsewhere it is waited for.
@@ -63,7 +75,8 @@ async def release(conn: Connection, ended: Sequence[Ended]) -> set[str]:
             if left.tenants:
                 await conn.fetch(gate_statements.LOCK_GATED_TENANTS, sorted(left.tenants))
             let_go += await _let_go(conn, left)
-    return {type_ for type_, _, _ in let_go}
+    if freed is not None:
+        freed.update(_freed(let_go, waiting))
 
 
 async def unblock_key(conn: Connection, type_: str, tenant: str, key: str) -> UUID | None:
@@ -121,8 +134,16 @@ class _LeftGates:
         )
 
 
-async def _left_gates(conn: Connection, ended: Sequence[Ended]) -> _LeftGates:
-    rows = await conn.fetch(gate_statements.READ_PARKING_TYPES, list({entry.type for entry in ended}))
+def _freed(let_go: LetGo, waiting: Freed) -> Freed:
+    returned: Freed = Counter()
+    for (type_, _, _), count in let_go.items():
+        returned[type_] += count
+    # What was put back is in line, too.
+    return returned | waiting
+
+
+async def _left_gates(conn: Connection, ended: Sequence[Ended], rows: Sequence[asyncpg.Record]) -> _LeftGates:
+    """Return the gates at which entries may be parked; `rows` are the types that have such gates."""
     if not rows:
         return _LeftGates(Counter(), Counter(), Counter(), None)
     parking = {row["type"] for row in rows}

@@ -4,41 +4,58 @@ A line is what waits of a type and priority. Its order is fixed by a rank that a
 start-time fair queueing (Goyal, Vin, Cheng 1996), where the virtual time is the rank at the head of the line.
 """
 
-# Of the entries in `entering`, those not `later` become ready. `share` gives, for each line and tenant, the rank of
-# the next one: that at the head of the line, or a stride behind the tenant's own last one. Two transactions that do not see each
-# other may give out the same ranks, which does no harm. Neither probe passes over what served entries left in
-# the index before the start of the line.
-_SHARES = """
+# The order of heads by rank and id is that of one index only; by the rank alone another one, with a tenant before it, might be
+# searched. Neither probe passes over what served entries left in the index before the start of the line.
+#
+# The entries in `entering` get places behind `next`: the rank at the head of the line, or a stride behind the tenant's own last
+# one in it. Those <apart> stand behind the head. Only the first entry of each tenant in each line looks for it, the second one, if
+# there is one, for the stride, and the window gives it to the others: joined to a list of tenants, each entry would be compared with
+# all of them. Two transactions that do not see each other may give out the same ranks, which does no harm.
+_PLACED = """
 line AS MATERIALIZED (
     SELECT line.type, line.priority, queue_lines.start IS NULL AS is_new,
         greatest(queue_lines.next_start, head.rank, 0) AS head
     FROM (SELECT DISTINCT type, priority FROM entering) AS line
-    LEFT JOIN queue_lines ON queue_lines.type = line.type AND queue_lines.priority = line.priority
+    LEFT JOIN LATERAL (
+        SELECT start, next_start FROM queue_lines
+        WHERE queue_lines.type = line.type AND queue_lines.priority = line.priority
+        LIMIT 1
+    ) AS queue_lines ON true
     LEFT JOIN LATERAL (
         SELECT queue.rank
         FROM queue
         WHERE queue.state = 'ready' AND queue.type = line.type AND -queue.priority = -line.priority
             AND queue.rank >= coalesce(queue_lines.start, 0)
-        ORDER BY queue.rank
+        ORDER BY queue.rank, queue.id
         LIMIT 1
     ) AS head ON true
-), share AS MATERIALIZED (
-    SELECT share.type, share.priority, share.tenant, line.head, stride.stride,
-        greatest(line.head, last.rank + stride.stride) AS next
-    FROM (SELECT DISTINCT type, priority, tenant FROM entering WHERE NOT later) AS share
-    JOIN line ON line.type = share.type AND line.priority = share.priority
-    LEFT JOIN queue_tenants ON queue_tenants.tenant = share.tenant
-    CROSS JOIN LATERAL (SELECT 1000000 / coalesce(queue_tenants.weight, 1) AS stride) AS stride
-    LEFT JOIN LATERAL (
-        SELECT queue.rank
-        FROM queue
-        WHERE queue.state = 'ready' AND queue.type = share.type AND queue.tenant = share.tenant
-            AND queue.priority = share.priority AND queue.rank >= line.head
-        ORDER BY queue.rank DESC
-        LIMIT 1
-    ) AS last ON true
+), placed AS (
+    SELECT *, max(CASE WHEN nth = 2 THEN <stride> END) OVER share AS stride,
+        max(CASE WHEN nth = 1 THEN (
+            SELECT greatest(line.head, CASE WHEN NOT numbered.<apart> THEN (
+                SELECT queue.rank
+                FROM queue
+                WHERE queue.state = 'ready' AND queue.type = numbered.type AND queue.tenant = numbered.tenant
+                    AND queue.priority = numbered.priority AND queue.rank >= line.head
+                ORDER BY queue.rank DESC
+                LIMIT 1
+            ) + <stride> END)
+            FROM line
+            WHERE line.type = numbered.type AND line.priority = numbered.priority
+            LIMIT 1
+        ) END) OVER share AS next
+    FROM (
+        SELECT *, row_number() OVER (PARTITION BY type, priority, tenant, <apart> ORDER BY <order>) AS nth
+        FROM entering
+    ) AS numbered
+    WINDOW share AS (PARTITION BY type, priority, tenant, <apart>)
 )
-"""
+""".replace(
+    "<stride>",
+    "1000000 / coalesce((SELECT weight FROM queue_tenants WHERE queue_tenants.tenant = numbered.tenant), 1)",
+)
+_COMING_IN = _PLACED.replace("<apart>", "later").replace("<order>", "place")
+_RANK = "CASE WHEN later THEN 0 ELSE next + coalesce(stride * (nth - 1), 0) END"
 
 _COLUMNS = """
     SELECT *, coalesce(run_at > now(), false) AS later
@@ -65,18 +82,28 @@ new_line AS (
 """
 
 ENQUEUE = f"""
-WITH entering AS MATERIALIZED ({_COLUMNS}), {_SHARES}, {_NEW_LINES}
+WITH entering AS MATERIALIZED ({_COLUMNS}), {_COMING_IN}, {_NEW_LINES}
 INSERT INTO queue (
     id, type, tenant, max_attempts, priority, attempt, run_at, state, rank, expires_at, concurrency_key,
     concurrency_limit, key_order, unique_key, unique_while, unique_slot
 )
 SELECT id, type, tenant, max_attempts, priority, attempt, coalesce(run_at, now()),
-    CASE WHEN later THEN 'scheduled' ELSE 'ready' END,
-    CASE WHEN later THEN 0 ELSE next + stride * (row_number() OVER same_share - 1) END,
-    expires_at, concurrency_key, concurrency_limit, key_order, unique_key, unique_while, unique_slot
-FROM entering LEFT JOIN share USING (type, priority, tenant)
-WINDOW same_share AS (PARTITION BY type, priority, tenant, later ORDER BY place)
+    CASE WHEN later THEN 'scheduled' ELSE 'ready' END, {_RANK}, expires_at, concurrency_key, concurrency_limit,
+    key_order, unique_key, unique_while, unique_slot
+FROM placed
 """  # noqa: S608 - put together of constants
+
+ENTER_PLAIN = f"""
+entering AS MATERIALIZED (SELECT *, run_at > now() AS later, id AS place FROM given), {_COMING_IN}, {_NEW_LINES}, entered AS (
+    INSERT INTO queue (id, type, tenant, max_attempts, priority, run_at, state, rank)
+    SELECT id, type, tenant, max_attempts, priority, run_at, CASE WHEN later THEN 'scheduled' ELSE 'ready' END, {_RANK}
+    FROM placed
+)
+"""  # noqa: S608 - put together of constants
+"""ENQUEUE for entries without keys and attempts, to be part of the WITH clause of a statement that makes something else, too.
+
+A CTE `given` before it has their id, type, tenant, max_attempts, priority and run_at. They come in by their ids.
+"""
 
 # In one order, so that two transactions with the same keys do not wait for each other in a circle. What has no key
 # goes without: an insertion that may meet a conflict costs a quarter more.
@@ -98,13 +125,9 @@ WITH wanted AS MATERIALIZED ({_COLUMNS} ORDER BY id), entering AS MATERIALIZED (
             AND queue.unique_key = wanted.unique_key AND queue.unique_slot = wanted.unique_slot
         FOR UPDATE
     ) AS entry
-), {_SHARES}, {_NEW_LINES}, placed AS MATERIALIZED (
-    SELECT *, CASE WHEN later THEN 0 ELSE next + stride * (row_number() OVER same_share - 1) END AS rank
-    FROM entering LEFT JOIN share USING (type, priority, tenant)
-    WINDOW same_share AS (PARTITION BY type, priority, tenant, later ORDER BY place)
-)
+), {_COMING_IN}, {_NEW_LINES}
 UPDATE queue
-SET state = CASE WHEN placed.later THEN 'scheduled' ELSE 'ready' END, rank = placed.rank,
+SET state = CASE WHEN placed.later THEN 'scheduled' ELSE 'ready' END, rank = {_RANK},
     run_at = coalesce(placed.run_at, now()), expires_at = placed.expires_at, priority = placed.priority,
     max_attempts = placed.max_attempts, attempt = 0, concurrency_key = placed.concurrency_key,
     concurrency_limit = placed.concurrency_limit, key_order = placed.key_order, unique_while = placed.unique_while,
@@ -115,8 +138,9 @@ RETURNING queue.id
 """  # noqa: S608 - put together of constants
 
 # What has been served before stands behind the head, not behind all that its tenant has waiting.
-PROMOTE = (
-    """
+_PROMOTED = _PLACED.replace("<apart>", "served_before").replace("<order>", "run_at, id")
+
+PROMOTE = f"""
 WITH due AS MATERIALIZED (
     SELECT id, type, tenant, priority, attempt, rank, run_at
     FROM queue
@@ -125,23 +149,13 @@ WITH due AS MATERIALIZED (
     LIMIT $1::integer
     FOR UPDATE SKIP LOCKED
 ), entering AS MATERIALIZED (
-    SELECT *, false AS later, attempt > 0 OR rank > 0 AS served_before FROM due
-), """  # noqa: S608 - put together of constants
-    + _SHARES
-    + """
-, ranked AS MATERIALIZED (
-    SELECT id,
-        CASE WHEN served_before THEN head ELSE next END + stride * (row_number() OVER (
-            PARTITION BY type, priority, tenant, served_before ORDER BY run_at, id
-        ) - 1) AS rank
-    FROM entering JOIN share USING (type, priority, tenant)
-)
-UPDATE queue SET state = 'ready', rank = ranked.rank
-FROM ranked
-WHERE queue.id = ANY (ARRAY[ranked.id])
-RETURNING type
-"""
-)
+    SELECT id, type, tenant, priority, run_at, attempt > 0 OR rank > 0 AS served_before FROM due
+), {_PROMOTED}
+UPDATE queue SET state = 'ready', rank = placed.next + coalesce(placed.stride * (placed.nth - 1), 0)
+FROM placed
+WHERE queue.id = ANY (ARRAY[placed.id])
+RETURNING queue.type
+"""  # noqa: S608 - put together of constants
 
 # $1 to $3: the last rank claimed of lines, $4 whether to search from the very beginning. `next_start` moves to the
 # first entry there is, or behind the last one claimed when there is none; nothing that comes in afterwards gets a lower
@@ -167,7 +181,7 @@ WITH kept AS MATERIALIZED (
         FROM queue
         WHERE queue.state = 'ready' AND queue.type = kept.type AND -queue.priority = -kept.priority
             AND queue.rank >= CASE WHEN $4::boolean THEN 0 ELSE kept.start END
-        ORDER BY queue.rank
+        ORDER BY queue.rank, queue.id
         LIMIT 1
     ) AS head ON true
 ), moved AS MATERIALIZED (
@@ -178,7 +192,7 @@ WITH kept AS MATERIALIZED (
 )
 UPDATE queue_lines SET start = moved.start, next_start = moved.next_start, kept_at = now()
 FROM moved
-WHERE queue_lines.type = moved.type AND queue_lines.priority = moved.priority
+WHERE queue_lines.type = ANY (ARRAY[moved.type]) AND queue_lines.priority = ANY (ARRAY[moved.priority])
     AND (moved.start, moved.next_start) <> (moved.old_start, moved.old_next_start)
 RETURNING moved.start < moved.old_start AS moved_back
 """

@@ -9,20 +9,24 @@ from millrace_queue.entries import Connection
 LOOK = """
 SELECT
     EXISTS (
-        SELECT FROM queue_lines AS line JOIN unnest($1::text[]) AS wanted (type) ON wanted.type = line.type
+        SELECT FROM unnest($1::text[]) AS wanted (type)
+        JOIN queue_lines AS line ON line.type = ANY (ARRAY[wanted.type])
+        CROSS JOIN LATERAL (
+            SELECT queue.rank
+            FROM queue
+            WHERE queue.state = 'ready' AND queue.type = line.type AND -queue.priority = -line.priority
+                AND queue.rank >= line.start
+            ORDER BY queue.rank, queue.id
+            LIMIT 1
+        ) AS head
         WHERE NOT EXISTS (SELECT FROM queue_types WHERE queue_types.type = line.type AND queue_types.paused)
-            AND EXISTS (
-                SELECT FROM queue
-                WHERE queue.state = 'ready' AND queue.type = line.type AND -queue.priority = -line.priority
-                    AND queue.rank >= line.start
-            )
     ) AS ready,
     $2::boolean AND EXISTS (
         SELECT FROM queue_lines AS line CROSS JOIN LATERAL (
             SELECT queue.rank
             FROM queue
             WHERE queue.state = 'ready' AND queue.type = line.type AND -queue.priority = -line.priority
-            ORDER BY queue.rank
+            ORDER BY queue.rank, queue.id
             LIMIT 1
         ) AS head
         WHERE head.rank < line.start

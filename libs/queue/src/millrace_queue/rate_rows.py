@@ -3,7 +3,7 @@
 import json
 from datetime import datetime
 
-from millrace_queue import gate_statements
+from millrace_queue import rate_statements
 from millrace_queue.entries import Connection
 from millrace_queue.gate_state import Gates
 
@@ -25,7 +25,7 @@ async def save_rates(conn: Connection, gates: Gates) -> None:
         rows.append(
             (*scope, _json(use.times), json.dumps(use.counts), next_at, waits, use.idle_at(rate) or now)
         )
-    await conn.execute(gate_statements.SAVE_RATES, *(list(column) for column in zip(*rows, strict=True)))
+    await conn.execute(rate_statements.SAVE_RATES, *(list(column) for column in zip(*rows, strict=True)))
 
 
 def _json(times: list[datetime]) -> str:

@@ -1,5 +1,6 @@
 """Rates: how many entries may start in how much time."""
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -11,6 +12,9 @@ SLACK = timedelta(milliseconds=20)
 
 DENSE_SLACK = timedelta(milliseconds=50)
 """The same for a rate whose starts are closer together than that."""
+
+CLOCK_SET_BACK = timedelta(minutes=1)
+"""Starts that lie further in the future are from before the clock was set back. No transaction takes so long to start entries."""
 
 _TICK = timedelta(microseconds=1)
 
@@ -31,6 +35,11 @@ class RateUse:
     times: list[datetime] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     next_at: datetime | None = None
+
+    def without_future(self, now: datetime) -> "RateUse":
+        """Return what counts in spite of a clock that was set back: of the starts that it recorded before nothing can be said."""
+        known = bisect_right(self.times, now + CLOCK_SET_BACK)
+        return RateUse(self.times[:known], self.counts[:known], self.next_at)
 
     def places(self, rate: Rate, now: datetime) -> int:
         """Return how many may start now.

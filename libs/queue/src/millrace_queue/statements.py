@@ -4,8 +4,10 @@ How locks are taken, so that operations on the same entries never wait for each 
 
 - What may wait locks its entries first and in the order of their ids. The lateral subquery with FOR UPDATE sees
   to it: it cannot be turned into another join, so its rows are visited in the order of the sorted leases.
-- What can do without an entry (claim, promote, rescue, expire, confirm_free) skips locked ones and never waits.
+- What can do without an entry (claim, promote, rescue, expire, confirm_free, cancel_free) skips locked ones and never waits.
 - Whoever changes other rows along with an entry locks the entry first.
+- A handler may hold its own entry for as long as its transaction lasts: FOR KEY SHARE keeps out whoever would end the
+  attempt, who locks FOR UPDATE, and lets a cancellation pass, which locks FOR NO KEY UPDATE.
 
 Where rows are joined by ids, `= ANY (ARRAY[…])` stands instead of `=`: with plain equality Postgres may go through a whole
 index when statistics say that the table is empty, and a kept plan would do so for ever. This one can only be probed.
@@ -13,18 +15,18 @@ index when statistics say that the table is empty, and a kept plan would do so f
 A LIMIT with FOR UPDATE SKIP LOCKED stands in a materialized subquery; evaluated twice, it would take twice as many.
 """
 
-# $1 the worker, $2 types, $3 the capacity of each, $4 the limit over all of them.
+# A part of a WITH clause. $1 the worker, $2 types, $3 the capacity of each, $4 the limit over all of them.
 #
 # `best` finds, without locking, how many of the first $4 entries over all types are of which line; `picked` then
 # locks so many of each. Locking the candidates of all lines and keeping $4 of them would hide the others from
 # every other worker that claims at this moment. Ranks of different types do not compare: types take turns.
 #
 # Nothing is found when any of the types, or any tenant, has limits or is paused: CLAIM_BESIDE_GATES sees to that.
-CLAIM = """
-WITH wanted AS MATERIALIZED (
+CLAIMED = """
+wanted AS MATERIALIZED (
     SELECT wanted.type, wanted.capacity, line.priority, line.start
     FROM unnest($2::text[], $3::integer[]) AS wanted (type, capacity)
-    JOIN queue_lines AS line ON line.type = wanted.type
+    JOIN queue_lines AS line ON line.type = ANY (ARRAY[wanted.type])
     WHERE EXISTS (SELECT FROM queue_workers WHERE worker_id = $1::uuid)
         AND NOT EXISTS (SELECT FROM queue_types WHERE queue_types.type = ANY ($2::text[]) AND (gated OR paused))
         AND NOT EXISTS (SELECT FROM queue_tenants WHERE gated OR paused)
@@ -58,15 +60,27 @@ WITH wanted AS MATERIALIZED (
         LIMIT share.places
         FOR UPDATE SKIP LOCKED
     ) AS entry
+), claimed AS (
+    UPDATE queue
+    SET state = 'running', attempt = attempt + 1, fence = nextval('queue_fence'), worker_id = $1::uuid,
+        unique_slot = CASE WHEN unique_while = 'unfinished' THEN unique_slot END
+    WHERE id = ANY (ARRAY(SELECT picked.id FROM picked))
+    RETURNING id, type, tenant, attempt, max_attempts, fence, priority, rank
 )
-UPDATE queue
-SET state = 'running', attempt = attempt + 1, fence = nextval('queue_fence'), worker_id = $1::uuid,
-    unique_slot = CASE WHEN unique_while = 'unfinished' THEN unique_slot END
-WHERE id = ANY (ARRAY(SELECT picked.id FROM picked))
-RETURNING id, type, tenant, attempt, max_attempts, fence, priority, rank
 """
 
+CLAIM = f"WITH {CLAIMED} SELECT id, type, tenant, attempt, max_attempts, fence, priority, rank FROM claimed"  # noqa: S608
+
 CONFIRM = """
+SELECT entry.id
+FROM (
+    SELECT id, fence FROM unnest($1::uuid[], $2::bigint[]) AS lease (id, fence) ORDER BY id
+) AS lease CROSS JOIN LATERAL (
+    SELECT queue.id FROM queue WHERE queue.id = lease.id AND queue.fence = lease.fence FOR KEY SHARE
+) AS entry
+"""
+
+CONFIRM_ALONE = """
 SELECT entry.id
 FROM (
     SELECT id, fence FROM unnest($1::uuid[], $2::bigint[]) AS lease (id, fence) ORDER BY id
@@ -75,15 +89,20 @@ FROM (
 ) AS entry
 """
 
-# As CONFIRM, without waiting: `locked` is false of an entry that somebody else has locked at this moment.
-CONFIRM_FREE = """
+# Without waiting: `locked` is false of an entry that somebody else has locked at this moment.
+_CONFIRM_FREE = """
 SELECT lease.id, entry.id IS NOT NULL AS locked
 FROM unnest($1::uuid[], $2::bigint[]) AS lease (id, fence)
 JOIN queue AS held ON held.id = ANY (ARRAY[lease.id]) AND held.fence = lease.fence
 LEFT JOIN LATERAL (
-    SELECT queue.id FROM queue WHERE queue.id = lease.id AND queue.fence = lease.fence FOR UPDATE SKIP LOCKED
+    SELECT queue.id FROM queue WHERE queue.id = lease.id AND queue.fence = lease.fence FOR {} SKIP LOCKED
 ) AS entry ON true
 """
+
+# Who has confirmed the lease, the handler say, may go on.
+CONFIRM_FREE = _CONFIRM_FREE.format("NO KEY UPDATE")
+
+CONFIRM_ALONE_FREE = _CONFIRM_FREE.format("UPDATE")
 
 COMPLETE = """
 WITH held AS MATERIALIZED (
@@ -97,6 +116,19 @@ WITH held AS MATERIALIZED (
 DELETE FROM queue WHERE id = ANY (ARRAY(SELECT held.id FROM held))
 RETURNING id, gated, CASE WHEN gated THEN type END AS type, CASE WHEN gated THEN tenant END AS tenant,
     CASE WHEN gated THEN concurrency_key END AS concurrency_key, CASE WHEN gated THEN key_order END AS key_order
+"""
+
+# As COMPLETE, a part of a WITH clause. A CTE `given` before it has the leases' ids and fences, and whatever else; `held` is
+# what holds of them. Entries that have passed a gate are left alone: who ends one has to let others through.
+COMPLETED = """
+held AS MATERIALIZED (
+    SELECT lease.*
+    FROM (SELECT * FROM given ORDER BY id) AS lease CROSS JOIN LATERAL (
+        SELECT FROM queue WHERE queue.id = lease.id AND queue.fence = lease.fence AND NOT queue.gated FOR UPDATE
+    ) AS entry
+), removed AS (
+    DELETE FROM queue WHERE id = ANY (ARRAY(SELECT held.id FROM held))
+)
 """
 
 SETTLE_CANCELLED = """
@@ -164,7 +196,21 @@ HELD_LEASES = """
 SELECT id, fence, cancel_requested FROM queue WHERE worker_id = $1::uuid AND state = 'running'
 """
 
-UNREGISTER_WORKER = "DELETE FROM queue_workers WHERE worker_id = $1::uuid"
+# What a worker holds is taken back in batches, by any number of others, and says whose it was.
+_REMEMBER = """
+INSERT INTO queue_lost_workers (worker_id, details)
+SELECT worker_id, details FROM lost
+ON CONFLICT (worker_id) DO UPDATE SET details = excluded.details, removed_at = now()
+"""
+
+UNREGISTER_WORKER = f"""
+WITH removed AS (
+    DELETE FROM queue_workers WHERE worker_id = $1::uuid RETURNING worker_id, details
+), lost AS (
+    SELECT worker_id, details FROM removed
+    WHERE EXISTS (SELECT FROM queue WHERE queue.worker_id = removed.worker_id AND queue.state = 'running')
+)
+{_REMEMBER}"""  # noqa: S608 - put together of constants
 
 # When the clock of the database has been set back, a dead worker's last heartbeat lies in the future. Taking it
 # for a heartbeat of now bounds the time until it is missed by one lease.
@@ -175,12 +221,26 @@ WHERE worker_id IN (
 )
 """
 
-REMOVE_LOST_WORKERS = """
-DELETE FROM queue_workers
-WHERE worker_id IN (
-    SELECT worker_id FROM queue_workers WHERE heartbeat_at < now() - lease FOR UPDATE SKIP LOCKED
+REMOVE_LOST_WORKERS = f"""
+WITH lost AS (
+    DELETE FROM queue_workers
+    WHERE worker_id IN (
+        SELECT worker_id FROM queue_workers WHERE heartbeat_at < now() - lease FOR UPDATE SKIP LOCKED
+    )
+    RETURNING worker_id, details
 )
-RETURNING worker_id, details::text AS details
+{_REMEMBER}"""  # noqa: S608 - put together of constants
+
+# Not at once: what a worker claimed at the moment it was removed may not be seen yet.
+FORGET_LOST_WORKERS = """
+DELETE FROM queue_lost_workers
+WHERE worker_id IN (
+    SELECT worker_id
+    FROM queue_lost_workers AS lost
+    WHERE removed_at < now() - interval '1 hour'
+        AND NOT EXISTS (SELECT FROM queue WHERE queue.worker_id = lost.worker_id AND queue.state = 'running')
+    FOR UPDATE SKIP LOCKED
+)
 """
 
 SECONDS_UNTIL_DUE = """
@@ -193,23 +253,41 @@ LIMIT 1
 
 # Constraints are checked on the entry as the statement's snapshot has it, and then again as it was locked. In the
 # snapshot it may still be ready, and must not be marked; hence no plain `true`.
-CANCEL = """
-WITH target AS MATERIALIZED (
-    SELECT entry.id, entry.running, entry.worker_id
-    FROM (
-        SELECT id FROM unnest($1::uuid[]) AS wanted (id) ORDER BY id
-    ) AS wanted CROSS JOIN LATERAL (
-        SELECT queue.id, queue.state = 'running' AS running, queue.worker_id
-        FROM queue
-        WHERE queue.id = wanted.id
-        FOR UPDATE
-    ) AS entry
-), removed AS (
+_CANCEL_TARGETS = """
+removed AS (
     DELETE FROM queue WHERE id = ANY (ARRAY(SELECT target.id FROM target WHERE NOT target.running))
 ), flagged AS (
     UPDATE queue SET cancel_requested = (state = 'running')
     WHERE id = ANY (ARRAY(SELECT target.id FROM target WHERE target.running)) AND NOT cancel_requested
 )
-SELECT target.id, target.running, target.worker_id, queue_workers.details::text AS worker_details
+SELECT target.id, target.type, target.tenant, target.running, target.worker_id,
+    queue_workers.details::text AS worker_details
 FROM target LEFT JOIN queue_workers ON queue_workers.worker_id = target.worker_id
 """
+
+CANCEL = f"""
+WITH target AS MATERIALIZED (
+    SELECT entry.*
+    FROM (
+        SELECT id FROM unnest($1::uuid[]) AS wanted (id) ORDER BY id
+    ) AS wanted CROSS JOIN LATERAL (
+        SELECT queue.id, queue.type, queue.tenant, queue.state = 'running' AS running, queue.worker_id
+        FROM queue
+        WHERE queue.id = wanted.id
+        FOR NO KEY UPDATE
+    ) AS entry
+), {_CANCEL_TARGETS}"""  # noqa: S608 - put together of constants
+
+# As CANCEL, without waiting: `running` is NULL of an entry that somebody else has locked at this moment.
+CANCEL_FREE = f"""
+WITH target AS MATERIALIZED (
+    SELECT found.id, entry.type, entry.tenant, entry.running, entry.worker_id
+    FROM unnest($1::uuid[]) AS wanted (id)
+    CROSS JOIN LATERAL (SELECT queue.id FROM queue WHERE queue.id = wanted.id LIMIT 1) AS found
+    LEFT JOIN LATERAL (
+        SELECT queue.type, queue.tenant, queue.state = 'running' AS running, queue.worker_id
+        FROM queue
+        WHERE queue.id = wanted.id
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS entry ON true
+), {_CANCEL_TARGETS}"""  # noqa: S608 - put together of constants

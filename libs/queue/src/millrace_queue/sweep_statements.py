@@ -20,21 +20,47 @@ SELECT
     greatest((SELECT max(changed_at) FROM queue_types), (SELECT max(changed_at) FROM queue_tenants)) AS changed_at
 """
 
-# What was claimed before its type had gates, or by a release that knows none.
+# What was claimed before its type had gates, or by a release that knows none; `marked` is false of what somebody has locked.
+# `coalesce` leaves only the primary key to look an entry up: the index of all that run would be gone through for each one.
 MARK_GATED = """
 WITH unmarked AS MATERIALIZED (
-    SELECT id
+    SELECT id, type, tenant
     FROM queue
     WHERE state = 'running' AND NOT gated AND (
         type = ANY (ARRAY(SELECT type FROM queue_types WHERE queue_types.gated))
         OR EXISTS (SELECT FROM queue_tenants WHERE queue_tenants.gated)
     )
     LIMIT $1::integer
-    FOR UPDATE SKIP LOCKED
+), tried AS MATERIALIZED (
+    SELECT unmarked.*, entry.id IS NOT NULL AS marked
+    FROM unmarked LEFT JOIN LATERAL (
+        SELECT queue.id FROM queue
+        WHERE queue.id = unmarked.id AND coalesce(queue.state, '') = 'running' AND NOT queue.gated
+        FOR UPDATE SKIP LOCKED
+    ) AS entry ON true
+), marked AS (
+    UPDATE queue SET gated = true WHERE id = ANY (ARRAY(SELECT tried.id FROM tried WHERE tried.marked))
 )
-UPDATE queue SET gated = true WHERE id = ANY (ARRAY(SELECT unmarked.id FROM unmarked))
-RETURNING type
+SELECT type, tenant, marked FROM tried
 """
+
+_SOON_SETTLED = "gated AND coalesce(gated_since, '-infinity') < now() - interval '30 seconds'"
+
+# $1 and $2: types and tenants of what could not be marked. It is counted for another minute; the next sweep tries again.
+KEEP_SETTLING = f"""
+WITH type AS (
+    UPDATE queue_types SET gated_since = now()
+    WHERE type IN (
+        SELECT type FROM queue_types WHERE type = ANY ($1::text[]) AND {_SOON_SETTLED}
+        ORDER BY type FOR UPDATE SKIP LOCKED
+    )
+)
+UPDATE queue_tenants SET gated_since = now()
+WHERE tenant IN (
+    SELECT tenant FROM queue_tenants WHERE tenant = ANY ($2::text[]) AND {_SOON_SETTLED}
+    ORDER BY tenant FOR UPDATE SKIP LOCKED
+)
+"""  # noqa: S608 - put together of constants
 
 # What paused tenants have in line stands in the way of others. Those with strict keys keep their order all the same.
 PARK_PAUSED = """
@@ -100,7 +126,7 @@ WITH opened AS MATERIALIZED (
 )
 UPDATE queue_rates SET waiting = false
 FROM opened
-WHERE queue_rates.type = opened.type AND queue_rates.tenant = opened.tenant
+WHERE queue_rates.type = ANY (ARRAY[opened.type]) AND queue_rates.tenant = ANY (ARRAY[opened.tenant])
 RETURNING queue_rates.type, queue_rates.tenant
 """
 
@@ -116,5 +142,6 @@ WITH idle AS MATERIALIZED (
     ORDER BY idle_at LIMIT $1::integer
     FOR UPDATE SKIP LOCKED
 )
-DELETE FROM queue_rates USING idle WHERE queue_rates.type = idle.type AND queue_rates.tenant = idle.tenant
+DELETE FROM queue_rates USING idle
+WHERE queue_rates.type = ANY (ARRAY[idle.type]) AND queue_rates.tenant = ANY (ARRAY[idle.tenant])
 """

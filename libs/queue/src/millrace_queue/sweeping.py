@@ -69,8 +69,7 @@ async def sweep_gates(conn: Connection, progress: SweepProgress) -> Sweep:
             progress.changed_at, progress.hurries = overview["changed_at"], True
             progress.share, progress.key = _NO_SHARE, _NO_KEY
         if overview["has_gates"]:
-            marked = await conn.fetch(sweep_statements.MARK_GATED, BATCH)
-            sweep.more = len(marked) == BATCH
+            sweep.more = await _mark_gated(conn)
         await _park_paused(conn, overview["paused"], progress, sweep)
         shares = await _next_shares(conn, progress) if overview["parked_by_tenant"] else []
         if overview["has_rates"]:
@@ -87,6 +86,17 @@ async def sweep_gates(conn: Connection, progress: SweepProgress) -> Sweep:
         if overview["has_rates"]:
             sweep.opens_in = await conn.fetchval(sweep_statements.SECONDS_UNTIL_RATE)
     return sweep
+
+
+async def _mark_gated(conn: Connection) -> bool:
+    """Have limits count what was claimed before they were set; return whether there is more of it."""
+    rows = await conn.fetch(sweep_statements.MARK_GATED, BATCH)
+    locked = [row for row in rows if not row["marked"]]
+    if locked:
+        await conn.execute(
+            sweep_statements.KEEP_SETTLING, [row["type"] for row in locked], [row["tenant"] for row in locked]
+        )
+    return len(rows) == BATCH and len(locked) < BATCH
 
 
 async def _park_paused(

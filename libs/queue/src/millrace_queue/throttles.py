@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from millrace_queue import unique_statements
@@ -15,6 +15,14 @@ class Throttle:
 
     key: str
     window: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class LetIn:
+    """What a throttled key let in last, and when the key lets in the next one."""
+
+    id: UUID
+    ends_at: datetime
 
 
 async def enter_throttles(conn: Connection, entering: Mapping[UUID, Throttle]) -> set[UUID]:
@@ -41,12 +49,12 @@ async def enter_throttles(conn: Connection, entering: Mapping[UUID, Throttle]) -
     return {row["id"] for row in rows}
 
 
-async def find_throttles(conn: Connection, keys: Collection[str]) -> dict[str, UUID]:
+async def find_throttles(conn: Connection, keys: Collection[str]) -> dict[str, LetIn]:
     """Return what was let in last, by the keys that are closed now."""
     if not keys:
         return {}
     rows = await conn.fetch(unique_statements.FIND_THROTTLES, list(keys))
-    return {row["unique_key"]: row["id"] for row in rows}
+    return {row["unique_key"]: LetIn(row["id"], row["ends_at"]) for row in rows}
 
 
 async def remove_ended_throttles(conn: Connection, *, limit: int) -> int:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from millrace_queue import rate_statements
 from millrace_queue.entries import Connection
 from millrace_queue.rates import Rate
 
@@ -28,11 +29,6 @@ WHERE (
     excluded.rate_smooth, excluded.tenant_rate_count, excluded.tenant_rate_period, excluded.tenant_rate_smooth
 )
 """
-
-# What was to wait for a slower rate need not: how many of the new one have started is known all the same.
-_OPEN_RATE = (
-    "UPDATE queue_rates SET next_at = now() WHERE type = $1::text AND tenant = '' AND next_at > now()"
-)
 
 _PAUSE = """
 INSERT INTO queue_types (type, paused) VALUES ($1::text, true) ON CONFLICT (type) DO UPDATE SET paused = true
@@ -75,7 +71,7 @@ async def set_type_limits(conn: Connection, type_: str, gates: TypeGates) -> Non
         *rate_columns(gates.tenant_rate),
         gates != TypeGates(),
     )
-    await conn.execute(_OPEN_RATE, type_)
+    await conn.execute(rate_statements.OPEN_RATE, type_, "")
 
 
 async def pause_type(conn: Connection, type_: str) -> None:

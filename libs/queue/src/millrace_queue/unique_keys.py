@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from millrace_queue import line_statements, unique_statements
@@ -12,12 +13,16 @@ from millrace_queue.keys import mark_keyed
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """An entry that has a unique key, with its type and tenant; `is_untouched`: it waits for its first attempt."""
+    """An entry that has a unique key, with its type and tenant; `is_untouched`: it waits for its first attempt.
+
+    `ends_at`: it has the key until then, whatever becomes of it; None: as long as the states of the key say.
+    """
 
     id: UUID
     type: str
     tenant: str
     is_untouched: bool
+    ends_at: datetime | None = None
 
 
 async def find_holders(conn: Connection, entries: Sequence[NewEntry]) -> dict[UUID, Holder]:

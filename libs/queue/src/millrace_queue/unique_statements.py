@@ -23,7 +23,14 @@ RETURNING id
 """
 
 FIND_THROTTLES = """
-SELECT unique_key, id FROM queue_throttles WHERE unique_key = ANY ($1::text[]) AND ends_at > now()
+SELECT throttle.unique_key, throttle.id, throttle.ends_at
+FROM unnest($1::text[]) AS wanted (unique_key) CROSS JOIN LATERAL (
+    SELECT queue_throttles.unique_key, id, ends_at
+    FROM queue_throttles
+    WHERE queue_throttles.unique_key = wanted.unique_key
+    LIMIT 1
+) AS throttle
+WHERE throttle.ends_at > now()
 """
 
 REMOVE_ENDED_THROTTLES = """

@@ -4,8 +4,10 @@ import json
 from collections.abc import Sequence
 from uuid import UUID
 
+import asyncpg
+
 from millrace_queue import attempt_statements, line_statements, statements
-from millrace_queue.entries import CancelOutcome, Connection, NewEntry
+from millrace_queue.entries import CancelOutcome, Connection, Expired, NewEntry
 from millrace_queue.entry_columns import entry_columns
 from millrace_queue.keys import mark_keyed, unblock_retried
 from millrace_queue.turns import take_turns
@@ -28,7 +30,7 @@ async def enqueue(conn: Connection, entries: Sequence[NewEntry]) -> set[UUID]:
     if not entries:
         return set()
     await mark_keyed(conn, entries)
-    await take_turns(conn, entries)
+    await take_turns(conn, [(entry.type, entry.priority, entry.tenant) for entry in entries])
     entered = await _enqueue(conn, entries)
     await unblock_retried(conn, [entry for entry in entries if entry.attempt and entry.id in entered])
     return entered
@@ -60,12 +62,12 @@ async def seconds_until_due(conn: Connection) -> float | None:
     return seconds
 
 
-async def expire(conn: Connection, *, limit: int) -> list[UUID]:
-    """Remove waiting entries whose time is over, the longest overdue first, at most `limit`; return their ids.
+async def expire(conn: Connection, *, limit: int) -> list[Expired]:
+    """Remove waiting entries whose time is over, the longest overdue first, at most `limit`; return which they were.
 
     Several may do so at once; none waits for another.
     """
-    return [row["id"] for row in await conn.fetch(attempt_statements.EXPIRE, limit)]
+    return [Expired(**row) for row in await conn.fetch(attempt_statements.EXPIRE, limit)]
 
 
 async def seconds_until_expiry(conn: Connection) -> float | None:
@@ -77,18 +79,37 @@ async def seconds_until_expiry(conn: Connection) -> float | None:
 async def cancel(conn: Connection, ids: Sequence[UUID]) -> dict[UUID, CancelOutcome]:
     """Cancel entries: a waiting one is removed, the worker of a running one is asked to stop it.
 
+    Does not wait for a handler that has confirmed its lease, but for whoever ends an attempt or changes an entry.
+
     Returns:
         What became of each entry, by its id. What is missing was not in the queue.
 
     """
     if not ids:
         return {}
-    outcomes = {}
-    for row in await conn.fetch(statements.CANCEL, ids):
-        details = row["worker_details"]
-        outcomes[row["id"]] = CancelOutcome(
-            removed=not row["running"],
-            worker_id=row["worker_id"],
-            worker_details=None if details is None else json.loads(details),
-        )
-    return outcomes
+    return {row["id"]: _cancelled(row) for row in await conn.fetch(statements.CANCEL, ids)}
+
+
+async def cancel_free(conn: Connection, ids: Sequence[UUID]) -> dict[UUID, CancelOutcome | None]:
+    """Cancel entries, as `cancel` does, but wait for nobody.
+
+    Returns:
+        What became of each entry, by its id. None: somebody else has it locked just now; it may be tried again. What is
+        missing was not in the queue.
+
+    """
+    if not ids:
+        return {}
+    rows = await conn.fetch(statements.CANCEL_FREE, ids)
+    return {row["id"]: None if row["running"] is None else _cancelled(row) for row in rows}
+
+
+def _cancelled(row: asyncpg.Record) -> CancelOutcome:
+    details = row["worker_details"]
+    return CancelOutcome(
+        type=row["type"],
+        tenant=row["tenant"],
+        removed=not row["running"],
+        worker_id=row["worker_id"],
+        worker_details=None if details is None else json.loads(details),
+    )

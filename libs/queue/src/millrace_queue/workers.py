@@ -9,8 +9,18 @@ from uuid import UUID
 import asyncpg
 
 from millrace_queue import attempt_statements, statements
-from millrace_queue.entries import Connection, Heartbeat, HeldLease, Lease, Rescue, Rescued, Settled
+from millrace_queue.entries import (
+    Connection,
+    FailOutcome,
+    Heartbeat,
+    HeldLease,
+    Lease,
+    Rescue,
+    Rescued,
+    Settled,
+)
 from millrace_queue.failing import lapse
+from millrace_queue.gates import Freed
 from millrace_queue.transactions import in_transaction
 
 _RESCUES = {
@@ -60,7 +70,7 @@ async def unregister_worker(conn: Connection, worker_id: UUID) -> None:
     await conn.execute(statements.UNREGISTER_WORKER, worker_id)
 
 
-async def rescue(conn: Connection, *, limit: int) -> list[Rescued]:
+async def rescue(conn: Connection, *, limit: int, freed: Freed | None = None) -> list[Rescued]:
     """Remove workers whose lease ran out without a heartbeat, and take back what they held.
 
     Several may rescue at once; none waits for another, and each entry is rescued once. When as many as `limit`
@@ -69,22 +79,31 @@ async def rescue(conn: Connection, *, limit: int) -> list[Rescued]:
     Args:
         conn: an open connection, best in a transaction, so that workers and entries change together.
         limit: how many entries to take back at most.
+        freed: out, what may be claimed instead, as of `release`.
 
     """
     await conn.execute(statements.CLAMP_HEARTBEATS)
-    removed = await conn.fetch(statements.REMOVE_LOST_WORKERS)
-    details = {row["worker_id"]: json.loads(row["details"]) for row in removed}
+    await conn.execute(statements.REMOVE_LOST_WORKERS)
+    await conn.execute(statements.FORGET_LOST_WORKERS)
     async with in_transaction(conn):
         orphans = await conn.fetch(attempt_statements.ORPHANS, limit)
-        outcomes = await lapse(conn, [Lease(row["id"], row["fence"]) for row in orphans])
-    return [
-        Rescued(
-            **row,
-            outcome=_RESCUES[outcomes[row["id"]].settled],
-            worker_details=details.get(row["worker_id"]),
-        )
-        for row in orphans
-    ]
+        outcomes = await lapse(conn, [Lease(row["id"], row["fence"]) for row in orphans], freed=freed)
+    return [_rescued(row, outcomes[row["id"]]) for row in orphans]
+
+
+def _rescued(orphan: asyncpg.Record, outcome: FailOutcome) -> Rescued:
+    details = orphan["worker_details"]
+    return Rescued(
+        orphan["id"],
+        orphan["type"],
+        orphan["tenant"],
+        orphan["worker_id"],
+        orphan["attempt"],
+        orphan["fence"],
+        _RESCUES[outcome.settled],
+        None if details is None else json.loads(details),
+        outcome.too_late,
+    )
 
 
 def _held(row: asyncpg.Record) -> HeldLease:

@@ -41,18 +41,22 @@ def serve(
         settings = read_settings()
         definition = _load(name)
     except StartupError as error:
-        _say(name, error)
+        _say(f"serve {name}", error)
         raise typer.Exit(_EXIT_CANNOT_START) from None
     raise typer.Exit(run_process(definition, settings, SupervisorLink() if supervised else None))
 
 
 def run_process(
-    definition: ServiceDefinition, settings: Settings, supervisor: SupervisorLink | None = None
+    definition: ServiceDefinition,
+    settings: Settings,
+    supervisor: SupervisorLink | None = None,
+    *,
+    command: str = "",
 ) -> int:
     """Run a service as this process and return the exit code.
 
     0 after a stop that was asked for, 1 after a failure, which is logged, 2 when it could not start, which is said on
-    standard error in one line.
+    standard error in one line. `command` is what people call it by; empty: `serve`, and the name of the service.
     """
     configure_logging(settings, service=definition.name)
     for variable in unknown_variables(os.environ):
@@ -64,7 +68,7 @@ def run_process(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(definition, settings, supervisor.report if supervisor else None))
     except (StartupError, EmbeddedPostgresError) as error:
-        _say(definition.name, error)
+        _say(command or f"serve {definition.name}", error)
         return _EXIT_CANNOT_START
     except Exception:  # noqa: BLE001 - whatever it was ends the process, and is logged with its traceback
         _log.exception("service failed")
@@ -105,8 +109,8 @@ def _load(name: str) -> ServiceDefinition:
     return definition
 
 
-def _say(name: str, error: Exception) -> None:
-    sys.stderr.write(f"millrace serve {name}: {error}\n")
+def _say(command: str, error: Exception) -> None:
+    sys.stderr.write(f"millrace {command}: {error}\n")
 
 
 if __name__ == "__main__":

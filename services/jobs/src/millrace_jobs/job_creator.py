@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC
 from typing import TypeAlias
 
 from millrace.jobs.v1 import jobs_service_pb2
@@ -105,8 +106,7 @@ class JobCreator:
         if not jobs:
             return []
         written = await self._writer.write(jobs, and_read=and_read)
-        made = [one for one in written if one.created.replaced or not one.created.already_existed]
-        self._hints.jobs_wait({one.job.type for one in made})
+        made = [one for one in written if one.created.is_new]
         if any(one.created.replaced for one in made):
             self._hints.jobs_changed()
         new = Counter((one.job.type, one.job.org_id) for one in made if not one.created.replaced)
@@ -152,8 +152,13 @@ def _add_result(answer: BatchAnswer, item: WrittenJob | NewJob | ApiError) -> No
 
 
 def _conflict(created: CreatedJob) -> AlreadyExists:
-    if created.key_taken:
-        reason = "this job has the unique key, or was the last one that it let in"
+    if created.key_taken_until is not None:
+        until = created.key_taken_until.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds")
+        reason = (
+            f"the unique key let this job in, and lets in no other before {until.removesuffix('+00:00')} UTC"
+        )
+    elif created.key_taken:
+        reason = "this job has the unique key"
     else:
         reason = "this request_id was used before, for a job of another type or input"
     return AlreadyExists("job", format_id("job", created.job_id), reason)

@@ -47,11 +47,7 @@ def check_filters(org_id: str, filter_: _Filter, violations: Violations, *, pref
             else None
         ),
         metadata_json=metadata.text if metadata.value else None,
-        error_codes=(
-            _check_names(f"{prefix}error_codes", filter_.error_codes, violations)
-            if isinstance(filter_, jobs_service_pb2.JobFilter)
-            else ()
-        ),
+        error_codes=_check_names(f"{prefix}error_codes", filter_.error_codes, violations),
     )
 
 

@@ -75,7 +75,7 @@ async def read_page(
 
 
 def _bound_to(filters: JobFilters) -> dict[str, Any]:
-    return {
+    bound_to = {
         "org_id": filters.org_id,
         "statuses": filters.statuses,
         "types": filters.types,
@@ -85,3 +85,5 @@ def _bound_to(filters: JobFilters) -> dict[str, Any]:
         "schedule_id": filters.schedule_id and format_id("schedule", filters.schedule_id),
         "metadata": filters.metadata_json and orjson.loads(filters.metadata_json),
     }
+    # Versions that do not know the filter take each other's tokens as long as it is not used.
+    return bound_to | ({"error_codes": filters.error_codes} if filters.error_codes else {})

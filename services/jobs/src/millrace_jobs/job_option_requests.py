@@ -25,7 +25,7 @@ from millrace_jobs.job_option_messages import (
     UNIQUE_SCOPES,
     UNIQUE_STATES,
 )
-from millrace_jobs.job_type_catalog import MAX_TYPE_LENGTH
+from millrace_jobs.job_type_catalog import MAX_TYPE_LENGTH, KnownType
 from millrace_queue import KeyOrder
 from millrace_runtime.validation import Violations
 
@@ -57,7 +57,7 @@ def check_delay(request: jobs_service_pb2.CreateJobRequest, violations: Violatio
 def check_options(
     request: jobs_service_pb2.CreateJobRequest,
     run_at: datetime | None,
-    known_types: Collection[str],
+    known_types: Mapping[str, KnownType],
     violations: Violations,
 ) -> JobOptions | None:
     """Return what a request asks for beyond the ordinary, None when it is nothing; `run_at` has been checked."""
@@ -74,7 +74,11 @@ def check_options(
     return JobOptions(
         deadline=_check_deadline(request, run_at, violations),
         timeout=_check_timeout(request, violations),
-        retry=_check_retry(request.retry_policy, violations) if request.HasField("retry_policy") else None,
+        retry=(
+            _check_retry(request.retry_policy, known_types.get(request.type), violations)
+            if request.HasField("retry_policy")
+            else None
+        ),
         dead_letter_type=_check_dead_letter_type(request, known_types, violations),
         unique=unique,
         concurrency=concurrency,
@@ -103,7 +107,9 @@ def _check_timeout(request: jobs_service_pb2.CreateJobRequest, violations: Viola
     return violations.check_duration("timeout", request.timeout, _NO_TIME_AT_ALL, _MAX_TIMEOUT)
 
 
-def _check_retry(policy: job_options_pb2.RetryPolicy, violations: Violations) -> RetryRule:
+def _check_retry(
+    policy: job_options_pb2.RetryPolicy, known: KnownType | None, violations: Violations
+) -> RetryRule:
     backoff: Backoff | None = _word("retry_policy.backoff", policy.backoff, BACKOFFS, violations)
     factor = policy.factor
     if factor and not 1 <= factor <= _MAX_FACTOR:
@@ -113,13 +119,30 @@ def _check_retry(policy: job_options_pb2.RetryPolicy, violations: Violations) ->
     jitter = policy.jitter if policy.HasField("jitter") else None
     if jitter is not None and not 0 <= jitter <= 1:
         violations.add("retry_policy.jitter", "must be 0 to 1")
-    return RetryRule(
+    rule = RetryRule(
         backoff=backoff,
         initial_delay=_optional_delay(policy, "initial_delay", _MAX_INITIAL_DELAY, violations),
         max_delay=_optional_delay(policy, "max_delay", _MAX_RETRY_DELAY, violations),
         factor=factor or None,
         jitter=jitter,
     )
+    _check_that_the_delay_is_kept(rule, known, violations)
+    return rule
+
+
+def _check_that_the_delay_is_kept(rule: RetryRule, known: KnownType | None, violations: Violations) -> None:
+    """Refuse an initial delay that the longest one would cut short, whether that is the job's own or its type's."""
+    if rule.initial_delay is None:
+        return
+    if rule.max_delay is not None:
+        if rule.initial_delay > rule.max_delay:
+            violations.add("retry_policy.initial_delay", "must not be longer than max_delay")
+    elif known and known.max_delay is not None and rule.initial_delay > known.max_delay:
+        violations.add(
+            "retry_policy.initial_delay",
+            f"must not be longer than the max_delay of the type, {known.max_delay.total_seconds():g} s, "
+            "unless max_delay is set, too",
+        )
 
 
 def _optional_delay(

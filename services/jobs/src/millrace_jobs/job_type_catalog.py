@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 import orjson
 import structlog
@@ -11,6 +12,7 @@ from jsonschema_rs import Draft202012Validator
 
 from millrace_database import job_types_repository
 from millrace_database.database import Database
+from millrace_database.job_options import TypeOptions
 from millrace_database.job_types_repository import JobTypeRecord
 from millrace_runtime.input_schema import compile_schema
 
@@ -28,12 +30,14 @@ class KnownType:
 
     Attributes:
         max_attempts: how many attempts a job gets when its creator names no number.
+        max_delay: the longest wait between attempts when its creator names none; None: not known.
         schema_json: the JSON Schema of its input.
         validator: checks inputs against it; None: it is no schema that could be used.
 
     """
 
     max_attempts: int
+    max_delay: timedelta | None
     schema_json: str
     validator: Draft202012Validator | None
 
@@ -81,7 +85,9 @@ class JobTypeCatalog:
             validator = known.validator
         else:
             validator = _validator(record)
-        return KnownType(record.max_attempts, record.input_schema_json, validator)
+        retry = TypeOptions.from_json(record.options_json).retry
+        max_delay = None if retry is None else retry.max_delay
+        return KnownType(record.max_attempts, max_delay, record.input_schema_json, validator)
 
 
 def _validator(record: JobTypeRecord) -> Draft202012Validator | None:

@@ -35,6 +35,19 @@ class JobTypeMethods(ServicerMethods):
             next_page_token=token_behind(page[-1].type, {}) if len(types) > page_size else "",
         )
 
+    async def GetJobType(
+        self, request: jobs_service_pb2.GetJobTypeRequest, _context: Context
+    ) -> jobs_service_pb2.GetJobTypeResponse:
+        """Return one job type."""
+        violations = Violations()
+        name = violations.check_text("type", request.type, max_length=MAX_TYPE_LENGTH, required=True)
+        violations.raise_if_any()
+        # Whoever may call may see it.
+        current_caller()
+        async with self._parts.database.connection() as connection:
+            job_type = await _read(connection, name)
+        return jobs_service_pb2.GetJobTypeResponse(job_type=job_type)
+
     async def PauseJobType(
         self, request: jobs_service_pb2.PauseJobTypeRequest, _context: Context
     ) -> jobs_service_pb2.PauseJobTypeResponse:

@@ -1,15 +1,18 @@
 """Writing new jobs, those of many callers in one transaction."""
 
 import asyncio
-from collections.abc import Sequence
-from itertools import islice
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import compress, islice
+from typing import NamedTuple, TypeAlias
+from uuid import UUID
 
 import asyncpg
 
+import millrace_queue
 from millrace_database import job_lifecycle, jobs_repository
 from millrace_database.availability import is_unavailable
 from millrace_database.database import Database
+from millrace_database.job_entries import is_plain
 from millrace_database.job_lifecycle import CreatedJob, NewJob
 from millrace_database.jobs_repository import JobRecord
 from millrace_jobs.shutdown import shutting_down
@@ -19,10 +22,16 @@ _MOST_AT_ONCE = 500
 # hold up the others. Otherwise one at a time is best: what comes meanwhile makes the next one large, and a
 # transaction costs as much as a dozen jobs.
 _HELD_UP_SECONDS = 0.02
+# Then each job is written on its own.
+_PATIENCE_SECONDS = 2.0
+_PATIENCE_SECONDS_PER_JOB = 0.001
 MAX_WRITERS = 3
 """So many transactions at once, and connections, at most."""
 
 _TRIES = 3
+
+
+_Create: TypeAlias = Callable[[asyncpg.Connection, Sequence[NewJob]], Awaitable[list[CreatedJob]]]
 
 
 class WrittenJob(NamedTuple):
@@ -65,8 +74,10 @@ class JobWriter:
     Nobody waits for a timer: a transaction starts as soon as the one before has ended, or has been held up.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, jobs_wait: Callable[[set[str]], None]) -> None:
+        """Take where to write, and what to call with the types of jobs that wait now, before anyone is answered."""
         self._database = database
+        self._jobs_wait = jobs_wait
         self._waiting: list[_Request] = []
         self._wanted = asyncio.Event()
         self._turns = asyncio.Semaphore(1)
@@ -82,7 +93,8 @@ class JobWriter:
             raise shutting_down()
         request = _Request(jobs, and_read, asyncio.get_running_loop().create_future())
         if len(jobs) > _MOST_AT_ONCE:
-            return await self._create_alone(request)
+            await self._write_group([request])
+            return await request.written
         self._waiting.append(request)
         self._wanted.set()
         return await request.written
@@ -127,51 +139,77 @@ class JobWriter:
             raise
 
     async def _write_group(self, group: Sequence[_Request]) -> None:
+        jobs = [job for request in group for job in request.jobs]
+        is_plain_group = all(map(is_plain, jobs))
+        if len(group) == 1 and not is_plain_group:
+            await self._write_alone(group[0])
+            return
+        create = job_lifecycle.create_plain_jobs if is_plain_group else job_lifecycle.create_jobs
         try:
-            if len(group) == 1:
-                results = [await self._create_alone(group[0])]
-            else:
-                results = await self._create(group)
+            async with asyncio.timeout(_PATIENCE_SECONDS + _PATIENCE_SECONDS_PER_JOB * len(jobs)):
+                results = await self._create(group, create)
+        except TimeoutError:
+            # Whatever has been committed all the same is found when it is written again.
+            pass
         except Exception as error:  # noqa: BLE001 - it is raised where the jobs came from
-            if len(group) == 1 or is_unavailable(error):
+            if is_unavailable(error):
                 _refuse(group, error)
                 return
         else:
-            for request, written in zip(group, results, strict=True):
-                if not request.written.done():
-                    request.written.set_result(written)
+            self._answer(group, results)
             return
-        # Jobs that the database refuses must not take those of others with them.
-        for request in group:
-            await self._write_group([request])
+        # Jobs that the database refuses, or that have to wait, must not take those of others with them.
+        async with asyncio.TaskGroup() as writing:
+            for request in group:
+                writing.create_task(self._write_alone(request))
+
+    async def _write_alone(self, request: _Request) -> None:
+        try:
+            written = await self._create_alone(request)
+        except Exception as error:  # noqa: BLE001 - it is raised where the jobs came from
+            _refuse([request], error)
+        else:
+            self._answer([request], [written])
+
+    def _answer(self, group: Sequence[_Request], results: Sequence[list[WrittenJob]]) -> None:
+        self._jobs_wait({one.job.type for written in results for one in written if one.created.is_new})
+        for request, written in zip(group, results, strict=True):
+            if not request.written.done():
+                request.written.set_result(written)
 
     async def _create_alone(self, request: _Request) -> list[WrittenJob]:
         for _ in range(_TRIES - 1):
             try:
-                return (await self._create([request]))[0]
+                return (await self._create([request], job_lifecycle.create_jobs))[0]
             except (asyncpg.DeadlockDetectedError, asyncpg.UniqueViolationError):
                 # Postgres chose this transaction to give way, and rolled it back: the other one goes on. Or another one
                 # just used the request id of a job that was to replace a waiting one, and is found now.
                 continue
-        return (await self._create([request]))[0]
+        return (await self._create([request], job_lifecycle.create_jobs))[0]
 
-    async def _create(self, group: Sequence[_Request]) -> list[list[WrittenJob]]:
+    async def _create(self, group: Sequence[_Request], create: _Create) -> list[list[WrittenJob]]:
         jobs = [job for request in group for job in request.jobs]
         readers = [request.and_read for request in group for _ in request.jobs]
-        async with self._database.transaction() as connection:
-            created = await job_lifecycle.create_jobs(connection, jobs)
-            existing = {
-                made.job_id: 0
-                for made, and_read in zip(created, readers, strict=True)
-                if and_read and made.already_existed and not made.key_taken
-            }
-            found = await jobs_repository.get_jobs_changed(connection, existing)
-        records = {record.job_id: record for record in found}
+        is_one_statement = create is job_lifecycle.create_plain_jobs and len(jobs) < millrace_queue.MANY
+        connected = self._database.connection if is_one_statement else self._database.transaction
+        async with connected() as connection:
+            records: dict[UUID, JobRecord] | None = None
+            while records is None:
+                created = await create(connection, jobs)
+                records = await _read_existing(connection, compress(created, readers))
         written = (
-            WrittenJob(job, made, records[made.job_id] if made.job_id in existing else None)
-            for job, made in zip(jobs, created, strict=True)
+            WrittenJob(job, made, records.get(made.job_id)) for job, made in zip(jobs, created, strict=True)
         )
         return [list(islice(written, len(request.jobs))) for request in group]
+
+
+async def _read_existing(
+    connection: asyncpg.Connection, created: Iterable[CreatedJob]
+) -> dict[UUID, JobRecord] | None:
+    """Return the jobs that existed before, by their ids; None when one has been deleted since it was found."""
+    existing = {made.job_id: 0 for made in created if made.already_existed and not made.key_taken}
+    found = await jobs_repository.get_jobs_changed(connection, existing)
+    return {record.job_id: record for record in found} if len(found) == len(existing) else None
 
 
 def _new_record(job: NewJob, created: CreatedJob) -> JobRecord:

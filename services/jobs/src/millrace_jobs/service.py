@@ -33,7 +33,7 @@ async def _open(settings: Settings, database: Database) -> AsyncIterator[Compone
     hot = await Database.open(
         database.url, application_name="millrace jobs writer", pool_size=MAX_WRITERS, keep_plans=True
     )
-    writer = JobWriter(hot)
+    writer = JobWriter(hot, hints.jobs_wait)
     watcher = JobWatcher(database)
     canceller = ExecutionCanceller()
     listener = Listener(
@@ -43,7 +43,7 @@ async def _open(settings: Settings, database: Database) -> AsyncIterator[Compone
         JobTypeCatalog(database), writer, hints, flow, max_input_bytes=settings.max_input_bytes
     )
     jobs = JobsServicer(
-        ServicerParts(database, creator=creator, watcher=watcher, canceller=canceller, hints=hints)
+        ServicerParts(database, creator=creator, watcher=watcher, canceller=canceller, hints=hints, flow=flow)
     )
     files = FilesServicer(
         FileStore(database, open_object_store(settings.storage_provider, data_dir=settings.data_dir))

@@ -8,6 +8,7 @@ import grpc
 
 from millrace_database.database import Database
 from millrace_database.ids import format_id
+from millrace_database.job_flow import FlowCounter
 from millrace_database.job_hints import JobHints
 from millrace_jobs.execution_canceller import ExecutionCanceller
 from millrace_jobs.job_creator import JobCreator
@@ -26,6 +27,7 @@ class ServicerParts:
     watcher: JobWatcher
     canceller: ExecutionCanceller
     hints: JobHints
+    flow: FlowCounter
 
 
 class ServicerMethods:

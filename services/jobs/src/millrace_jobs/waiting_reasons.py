@@ -15,6 +15,8 @@ _Reason: TypeAlias = waiting_reason_pb2.WaitingReason
 def waiting_reason(facts: WaitingFacts) -> _Reason:
     """Return the first cause that holds, as a message."""
     reason = next(_causes(facts))
+    if facts.jobs_before and reason.cause != waiting_reason_pb2.WAITING_CAUSE_IN_LINE:
+        reason.message += f" {_come_before(facts.jobs_before)}"
     reason.jobs_before = facts.jobs_before
     return reason
 
@@ -78,7 +80,7 @@ def _key(facts: WaitingFacts) -> Iterator[_Reason]:
     if facts.key_full:
         yield _Reason(
             cause=waiting_reason_pb2.WAITING_CAUSE_CONCURRENCY_KEY,
-            message="Others with its concurrency key run or come before it.",
+            message=f"Others with its {'unique' if facts.key_is_unique else 'concurrency'} key run or come before it.",
         )
 
 
@@ -88,12 +90,10 @@ def _until(cause: waiting_reason_pb2.WaitingCause.ValueType, sentence: str, time
 
 
 def _place(jobs_before: int) -> str:
-    match jobs_before:
-        case 0:
-            return "It is the next of its type."
-        case 1:
-            return "1 job of its type comes before it."
-        case _ if jobs_before >= MOST_BEFORE:
-            return f"{MOST_BEFORE:,} or more jobs of its type come before it."
-        case _:
-            return f"{jobs_before:,} jobs of its type come before it."
+    return _come_before(jobs_before, " of its type") if jobs_before else "It is the next of its type."
+
+
+def _come_before(jobs: int, which: str = "") -> str:
+    if jobs == 1:
+        return f"1 job{which} comes before it."
+    return f"{jobs:,}{' or more' if jobs >= MOST_BEFORE else ''} jobs{which} come before it."

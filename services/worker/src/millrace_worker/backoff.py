@@ -20,7 +20,7 @@ class Backoff:
     The wait after attempt n is `base` ("fixed"), `base` * n ("linear") or `base` * `factor` ** (n - 1)
     ("exponential"), and at most `cap`. It is then varied by up to `jitter` (0 to 1, a share of the wait) in both
     directions, though never beyond `cap`, so that jobs that failed together do not return together. Raises ValueError for
-    negative or impossible settings.
+    negative or impossible settings, TypeError for what is no timedelta or no number.
     """
 
     base: timedelta = timedelta(seconds=1)
@@ -30,6 +30,10 @@ class Backoff:
     kind: BackoffKind = "exponential"
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.base, timedelta) and isinstance(self.cap, timedelta)):
+            raise TypeError("base and cap of a backoff are timedeltas")
+        if not (isinstance(self.factor, int | float) and isinstance(self.jitter, int | float)):
+            raise TypeError("factor and jitter of a backoff are numbers")
         if self.base < timedelta(0) or self.cap < timedelta(0):
             raise ValueError("base and cap of a backoff are not negative")
         if not (self.factor >= 1 and math.isfinite(self.factor)):

@@ -4,12 +4,12 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from uuid import UUID
 
 from millrace_database import Database, job_lifecycle
-from millrace_queue import ClaimGates, ServedRanks
+from millrace_queue import ClaimGates, Freed, ServedRanks
 from millrace_worker.lanes import Lanes
 from millrace_worker.runner import PATIENCE_SECONDS, Runner
 from millrace_worker.transient import DATABASE_ERRORS, Outage
@@ -35,9 +35,10 @@ class ClaimLoop:
         claimed: Callable[[], None],
         served: ServedRanks,
         rate_opens: Callable[[timedelta], None],
+        left_to_others: Callable[[Collection[str]], None],
     ) -> None:
-        """Take who claims now (None: nobody may), what to call after a claim, where to note the ranks, and what to
-        call with the time until a rate lets more jobs start.
+        """Take who claims now (None: nobody may), what to call after a claim, where to note the ranks, what to call with
+        the time until a rate lets more jobs start, and with the types of jobs that limits let start, but not here.
         """
         self._database = database
         self._lanes = lanes
@@ -52,6 +53,8 @@ class ClaimLoop:
         self._next_poll = 0.0
         self._served = served
         self._rate_opens = rate_opens
+        self._left_to_others = left_to_others
+        self._freed: Freed = Counter()
         # The types with limits, as the last claim that asked for them saw it.
         self._gated: set[str] = set()
         self._gates_likely = False
@@ -74,6 +77,14 @@ class ClaimLoop:
         self._may_wait |= self._gated
         self._stirred.set()
 
+    def places_freed(self, freed: Freed) -> None:
+        """Look for jobs that limits let start now; others are told of those for which there is no room here."""
+        self._freed.update(freed)
+        self._may_wait |= freed.keys() & self._lanes.types
+        self._stirred.set()
+        if self._ended.is_set():
+            self._leave_to_others()
+
     async def close(self) -> None:
         """Claim nothing more; wait for the reply that is under way."""
         self._is_closed = True
@@ -90,6 +101,7 @@ class ClaimLoop:
                     async with asyncio.timeout(self._seconds_until_poll()):
                         await self._stirred.wait()
         self._ended.set()
+        self._leave_to_others()
 
     def _seconds_until_poll(self) -> float:
         now = time.monotonic()
@@ -106,18 +118,21 @@ class ClaimLoop:
             self._may_wait |= self._gated
             self._rate_opens_at = math.inf
         if worker_id is None or limit == 0 or self._may_wait.isdisjoint(capacity):
+            self._leave_to_others()
             return False
         # Before the claim, so that a hint that comes while it runs counts.
         self._may_wait.difference_update(capacity)
         self._next_poll = time.monotonic() + POLL_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
         places, most = self._lanes.places(self._gated)
         gates = ClaimGates(places=places, most=most, likely=self._gates_likely)
+        freed, self._freed = self._freed, Counter()
         self.pending_since = asked_at = time.monotonic()
         try:
-            async with self._database.transaction() as connection:
+            async with self._database.connection() as connection:
                 jobs = await job_lifecycle.claim_jobs(connection, worker_id, capacity, limit, gates=gates)
         except DATABASE_ERRORS as error:
             self._may_wait.update(capacity)
+            self._freed.update(freed)
             await self._outage.wait(error)
             return True
         finally:
@@ -128,11 +143,30 @@ class ClaimLoop:
             type_ for type_, places in capacity.items() if len(jobs) >= limit or found[type_] >= places
         )
         self._heed(gates, capacity, asked_at)
+        is_full = len(jobs) >= limit or gates.most == 0
+        room = {} if is_full else {type_: min(count, places[type_]) for type_, count in capacity.items()}
+        self._note_left(freed, found, room)
+        self._leave_to_others()
         if jobs:
             self._served.add(job.claim for job in jobs)
             self._runner.accept(jobs, worker_id)
             self._claimed()
         return True
+
+    def _note_left(self, freed: Freed, found: Freed, room: Mapping[str, int]) -> None:
+        """Keep what was freed and not found because of too little room: where there was more, all has been found."""
+        self._freed.update(
+            {
+                type_: count - found[type_]
+                for type_, count in freed.items()
+                if room.get(type_, 0) <= found[type_] < count
+            }
+        )
+
+    def _leave_to_others(self) -> None:
+        if self._freed:
+            self._left_to_others(self._freed.keys())
+            self._freed = Counter()
 
     def _heed(self, gates: ClaimGates, asked_for: Collection[str], asked_at: float) -> None:
         self._gated = (self._gated - set(asked_for)) | gates.gated

@@ -1,5 +1,6 @@
 """Writing what became of executions, all of one kind in one transaction."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -9,7 +10,8 @@ import asyncpg
 
 from millrace_database import job_lifecycle
 from millrace_database.job_changes import JobFailure, JobSnooze, ProgressReport
-from millrace_queue import HandBack, Lease, Settled
+from millrace_database.job_flow import JobCounts
+from millrace_queue import Freed, HandBack, Lease, Settled
 from millrace_worker.execution import Execution
 from millrace_worker.outcome import Cancelled, Completed, Failed, HandedBack, Lapsed, Outcome, Snoozed
 
@@ -32,38 +34,61 @@ class Written:
     Attributes:
         accepted: the ids of the jobs. The leases of the others had been lost.
         finished: those of them that will not run again.
-        created: the types of jobs that were created because others failed for good.
+        created: how many jobs were created because others failed for good, by type and organisation.
+        freed: the jobs that limits let start instead.
 
     """
 
     accepted: set[UUID] = field(default_factory=set)
     finished: set[UUID] = field(default_factory=set)
-    created: set[str] = field(default_factory=set)
+    created: JobCounts = field(default_factory=Counter)
+    freed: Freed = field(default_factory=Counter)
 
     def __or__(self, other: "Written") -> "Written":
         return Written(
-            self.accepted | other.accepted, self.finished | other.finished, self.created | other.created
+            self.accepted | other.accepted,
+            self.finished | other.finished,
+            self.created + other.created,
+            self.freed + other.freed,
         )
 
 
 EndWriter = Callable[[asyncpg.Connection, Sequence[Settlement]], Awaitable[Written]]
 
 
+async def write_plain_completed(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
+    """Complete jobs that no limit applies to; of those that are not accepted `write_completed` tells what became."""
+    accepted = await job_lifecycle.complete_plain_jobs(connection, _results(settlements))
+    return Written(accepted, accepted)
+
+
+async def write_plain_completed_again(
+    connection: asyncpg.Connection, settlements: Sequence[Settlement]
+) -> Written:
+    """Complete jobs as `write_plain_completed` does, when it is not known whether that has been done already."""
+    written = await write_plain_completed(connection, settlements)
+    others = [
+        settlement.execution
+        for settlement in settlements
+        if settlement.execution.lease.id not in written.accepted
+    ]
+    completed = await job_lifecycle.completed_by(
+        connection, [(execution.job.claim, execution.worker_id) for execution in others]
+    )
+    return written | Written(completed, completed)
+
+
 async def write_completed(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
     """Complete jobs."""
-    accepted = await job_lifecycle.complete_jobs(
-        connection,
-        [
-            (settlement.execution.lease, outcome.output_json)
-            for settlement, outcome in _of_kind(settlements, Completed)
-        ],
-    )
-    return Written(accepted, accepted)
+    freed: Freed = Counter()
+    accepted = await job_lifecycle.complete_jobs(connection, _results(settlements), freed=freed)
+    return Written(accepted, accepted, freed=freed)
 
 
 async def write_failed(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
     """Write failures: the jobs wait for their next attempts, or have failed for good."""
-    created: set[str] = set()
+    created: JobCounts = Counter()
+    freed: Freed = Counter()
     outcomes = await job_lifecycle.fail_jobs(
         connection,
         [
@@ -78,27 +103,31 @@ async def write_failed(connection: asyncpg.Connection, settlements: Sequence[Set
             for settlement, outcome in _of_kind(settlements, Failed)
         ],
         created=created,
+        freed=freed,
     )
-    return Written(*_settled(outcomes), created)
+    return Written(*_settled(outcomes), created, freed)
 
 
 async def write_lapsed(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
     """Count attempts as lost with their worker, which stood still."""
-    created: set[str] = set()
-    outcomes = await job_lifecycle.lapse_jobs(connection, _leases(settlements), created=created)
-    return Written(*_settled(outcomes), created)
+    created: JobCounts = Counter()
+    freed: Freed = Counter()
+    outcomes = await job_lifecycle.lapse_jobs(connection, _leases(settlements), created=created, freed=freed)
+    return Written(*_settled(outcomes), created, freed)
 
 
 async def write_snoozed(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
     """Put jobs off."""
+    freed: Freed = Counter()
     outcomes = await job_lifecycle.snooze_jobs(
         connection,
         [
             JobSnooze(settlement.execution.lease, outcome.delay, outcome.message)
             for settlement, outcome in _of_kind(settlements, Snoozed)
         ],
+        freed=freed,
     )
-    return _handed_back(outcomes)
+    return _handed_back(outcomes, freed)
 
 
 async def write_handed_back(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
@@ -106,15 +135,18 @@ async def write_handed_back(connection: asyncpg.Connection, settlements: Sequenc
     unstarted = {
         settlement.execution.lease.id for settlement in settlements if not settlement.execution.is_started
     }
-    return _handed_back(
-        await job_lifecycle.hand_back_jobs(connection, _leases(settlements), unstarted=unstarted)
+    freed: Freed = Counter()
+    outcomes = await job_lifecycle.hand_back_jobs(
+        connection, _leases(settlements), unstarted=unstarted, freed=freed
     )
+    return _handed_back(outcomes, freed)
 
 
 async def write_cancelled(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
     """Mark jobs as cancelled."""
-    accepted = await job_lifecycle.cancelled_jobs(connection, _leases(settlements))
-    return Written(accepted, accepted)
+    freed: Freed = Counter()
+    accepted = await job_lifecycle.cancelled_jobs(connection, _leases(settlements), freed=freed)
+    return Written(accepted, accepted, freed=freed)
 
 
 async def write_progress(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
@@ -133,14 +165,21 @@ END_WRITERS: dict[type[Outcome], EndWriter] = {
 }
 
 
+def _results(settlements: Sequence[Settlement]) -> list[tuple[Lease, str | None]]:
+    return [
+        (settlement.execution.lease, outcome.output_json)
+        for settlement, outcome in _of_kind(settlements, Completed)
+    ]
+
+
 def _settled(outcomes: dict[UUID, Settled]) -> tuple[set[UUID], set[UUID]]:
     accepted = {id_ for id_, settled in outcomes.items() if settled is not Settled.LOST}
     return accepted, {id_ for id_ in accepted if outcomes[id_] is not Settled.RETRYING}
 
 
-def _handed_back(outcomes: dict[UUID, HandBack]) -> Written:
+def _handed_back(outcomes: dict[UUID, HandBack], freed: Freed) -> Written:
     accepted = {id_ for id_, outcome in outcomes.items() if outcome is not HandBack.LOST}
-    return Written(accepted, {id_ for id_ in accepted if outcomes[id_] is HandBack.CANCELLED})
+    return Written(accepted, {id_ for id_ in accepted if outcomes[id_] is HandBack.CANCELLED}, freed=freed)
 
 
 def _leases(settlements: Sequence[Settlement]) -> list[Lease]:

@@ -9,10 +9,10 @@ from uuid import UUID
 import structlog
 
 from millrace_database import Database
-from millrace_database.job_flow import FlowCounter
+from millrace_database.job_flow import FlowCounter, JobCounts
 from millrace_database.job_options import RetentionRule
 from millrace_database.workers_repository import WorkerDetails
-from millrace_queue import Outlook, ServedRanks
+from millrace_queue import Freed, Outlook, ServedRanks
 from millrace_runtime.settings import Settings
 from millrace_worker.claim_loop import ClaimLoop
 from millrace_worker.cleaner import Cleaner
@@ -72,7 +72,8 @@ class Engine:
                 settled=self._forget,
                 returned=self._job_returned,
                 finished=self._flow.finished,
-                created=self._jobs_ready,
+                created=self._jobs_created,
+                freed=self._places_freed,
                 lost=self._lease_lost,
                 changed=self._settlements_written,
             ),
@@ -97,6 +98,7 @@ class Engine:
             claimed=self._jobs_changed,
             served=served,
             rate_opens=self._gates.expect,
+            left_to_others=self._left_to_others,
         )
         self._lines = LineKeeper(database, served, found=self._claims.hint)
         self._orphans = OrphanReturner(database)
@@ -117,11 +119,13 @@ class Engine:
         )
         self._hints = Hints(database, self._types, received=self._hint_received)
         self._promoter = Promoter(database, promoted=self._jobs_ready)
-        self._expirer = Expirer(database, created=self._jobs_ready, changed=self._jobs_changed)
+        self._expirer = Expirer(database, created=self._jobs_created, finished=self._jobs_finished)
         self._rescuer = Rescuer(
             database,
             may_rescue=lambda: self._leases.may_rescue,
             rescued=self._jobs_ready,
+            created=self._jobs_created,
+            finished=self._jobs_finished,
         )
         self._watch = Watch(database, self._types, lease=settings.lease_seconds, seen=self._seen)
         self._cleaner = Cleaner(
@@ -227,11 +231,26 @@ class Engine:
         # Claims may have waited for the backlog to shrink.
         self._claims.room_made()
 
+    def _places_freed(self, freed: Freed) -> None:
+        self._claims.places_freed(freed)
+
+    def _left_to_others(self, types: Collection[str]) -> None:
+        self._hints.jobs_wait(types)
+
     def _job_returned(self, type_name: str, delay: timedelta) -> None:
         if delay:
             self._promoter.expect(delay)
         else:
             self._jobs_ready({type_name})
+
+    def _jobs_created(self, counts: JobCounts) -> None:
+        self._flow.created_many(counts)
+        self._jobs_ready({type_ for type_, _ in counts})
+
+    def _jobs_finished(self, counts: JobCounts) -> None:
+        """Take what ended without a worker."""
+        self._flow.finished_many(counts)
+        self._hints.jobs_changed()
 
     def _jobs_ready(self, types: Collection[str]) -> None:
         self._hints.jobs_wait(types)

@@ -9,10 +9,11 @@ from pydantic import BaseModel, RootModel, TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from millrace_database.job_options import TypeOptions
+from millrace_database.storable_text import storable
 from millrace_worker.backoff import Backoff
 from millrace_worker.context import JobContext, SyncJobContext
 from millrace_worker.errors import InvalidHandlerError
-from millrace_worker.type_options import TYPE_NAME_FORM, find_fault, is_type_name
+from millrace_worker.type_options import MAX_RUNNING, TYPE_NAME_FORM, find_fault, is_type_name
 
 HandlerFunction = Callable[[Any], Any]
 
@@ -72,8 +73,8 @@ def build_handler(
 
     if not is_type_name(type_name):
         raise refuse(f"a job type is {TYPE_NAME_FORM}")
-    if concurrency < 1:
-        raise refuse("concurrency is at least 1")
+    if not 1 <= concurrency <= MAX_RUNNING:
+        raise refuse(f"concurrency is from 1 to {MAX_RUNNING:,}")
     if not 1 <= attempts <= _MAX_ATTEMPTS:
         raise refuse(f"attempts is from 1 to {_MAX_ATTEMPTS}")
     if timeout <= timedelta(0):
@@ -89,6 +90,10 @@ def build_handler(
         schema = {"$schema": _DIALECT, **adapter.json_schema(mode="validation")}
     except PydanticUserError as error:
         raise refuse(f"its input type has no JSON Schema: {error.message}") from error
+    label = type_name if label is None else label
+    description = (inspect.getdoc(function) or "") if description is None else description
+    if storable(label + description) != label + description:
+        raise refuse("its label and description are text without U+0000 and lone surrogates")
     return Handler(
         type=type_name,
         function=function,
@@ -100,8 +105,8 @@ def build_handler(
         timeout=timeout,
         backoff=backoff,
         options=options,
-        label=type_name if label is None else label,
-        description=(inspect.getdoc(function) or "") if description is None else description,
+        label=label,
+        description=description,
     )
 
 
@@ -109,13 +114,16 @@ _Refuse = Callable[[str], InvalidHandlerError]
 
 
 def _context_annotation(function: HandlerFunction, refuse: _Refuse) -> Any:
-    parameters = list(inspect.signature(function).parameters.values())
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise refuse("it is no function whose parameters can be known") from error
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if len(parameters) != 1 or parameters[0].kind not in positional:
         raise refuse("a handler takes one parameter, its context")
     try:
         hints = get_type_hints(function)
-    except (NameError, TypeError, SyntaxError) as error:
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:
         raise refuse(
             f"its annotations cannot be resolved ({error}); the types they name belong at the top of its module"
         ) from error

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import structlog
@@ -10,7 +11,8 @@ import structlog
 import millrace_queue
 from millrace_database import Database, job_lifecycle
 from millrace_database.ids import format_id
-from millrace_queue import Lease, Rescue, Rescued, ServedRanks
+from millrace_database.job_flow import JobCounts
+from millrace_queue import Freed, Lease, Rescue, Rescued, ServedRanks
 from millrace_worker.timed_duty import LEAST_WAIT_SECONDS, TimedDuty
 from millrace_worker.transient import DATABASE_ERRORS, Outage
 
@@ -55,16 +57,20 @@ class Expirer(TimedDuty):
     least_wait = 1.0
 
     def __init__(
-        self, database: Database, *, created: Callable[[Collection[str]], None], changed: Callable[[], None]
+        self,
+        database: Database,
+        *,
+        created: Callable[[JobCounts], None],
+        finished: Callable[[JobCounts], None],
     ) -> None:
-        """Take what to call with the types of jobs that were created because others failed, and when jobs have changed."""
+        """Take what to call with how many jobs were created because others failed, and with how many have failed."""
         super().__init__()
         self._database = database
         self._created = created
-        self._changed = changed
+        self._finished = finished
 
     async def _work(self) -> float:
-        created: set[str] = set()
+        created: JobCounts = Counter()
         async with self._database.transaction() as connection:
             due_in = await millrace_queue.seconds_until_expiry(connection)
             if due_in is None or due_in > 0:
@@ -72,7 +78,7 @@ class Expirer(TimedDuty):
             expired = await job_lifecycle.expire_jobs(connection, limit=_BATCH, created=created)
         if expired:
             _log.info("jobs failed because their deadline is over", count=len(expired))
-            self._changed()
+            self._finished(Counter((entry.type, entry.tenant) for entry in expired))
         if created:
             self._created(created)
         return 0.0 if len(expired) == _BATCH else self.least_wait
@@ -133,11 +139,17 @@ class Rescuer:
         *,
         may_rescue: Callable[[], bool],
         rescued: Callable[[Collection[str]], None],
+        created: Callable[[JobCounts], None],
+        finished: Callable[[JobCounts], None],
     ) -> None:
-        """Take whether it is fair to rescue now, and what to call with the types of jobs that can be claimed again."""
+        """Take whether it is fair to rescue now, and what to call with the types of jobs that can be claimed again, with
+        how many jobs were created because others failed for good, and with how many have ended.
+        """
         self._database = database
         self._may_rescue = may_rescue
         self._rescued = rescued
+        self._created = created
+        self._finished = finished
         self._wanted = asyncio.Event()
 
     def rescue(self) -> None:
@@ -160,12 +172,18 @@ class Rescuer:
                 outage.is_over()
 
     async def _rescue(self) -> int:
-        created: set[str] = set()
+        created: JobCounts = Counter()
+        freed: Freed = Counter()
         async with self._database.transaction() as connection:
-            rescued = await job_lifecycle.rescue_jobs(connection, limit=_BATCH, created=created)
+            rescued = await job_lifecycle.rescue_jobs(connection, limit=_BATCH, created=created, freed=freed)
         for entry in rescued:
             _log_rescue(entry)
-        self._rescued(created | {entry.type for entry in rescued if entry.outcome is Rescue.READY})
+        self._rescued(freed.keys() | {entry.type for entry in rescued if entry.outcome is Rescue.READY})
+        ended = Counter((entry.type, entry.tenant) for entry in rescued if entry.outcome is not Rescue.READY)
+        if ended:
+            self._finished(ended)
+        if created:
+            self._created(created)
         return len(rescued)
 
 

@@ -7,10 +7,12 @@ from typing import TypeVar
 
 from millrace_database.job_options import RetentionRule as Retention
 from millrace_database.job_options import TypeLimits, TypeOptions
+from millrace_database.job_types_repository import DEFAULT_MAX_ATTEMPTS
 from millrace_queue import Rate
 from millrace_worker.backoff import Backoff
-from millrace_worker.errors import DuplicateHandlerError
+from millrace_worker.errors import DuplicateHandlerError, InvalidHandlerError
 from millrace_worker.handler import Handler, HandlerFunction, build_handler, place_of
+from millrace_worker.handler_arguments import find_wrong_type
 
 _Function = TypeVar("_Function", bound=HandlerFunction)
 
@@ -30,7 +32,7 @@ class Registry:
         /,
         *,
         concurrency: int = 10,
-        attempts: int = 4,
+        attempts: int = DEFAULT_MAX_ATTEMPTS,
         timeout: timedelta = timedelta(hours=1),
         backoff: Backoff = _DEFAULT_BACKOFF,
         dead_letter: str | None = None,
@@ -58,8 +60,28 @@ class Registry:
         thread), T a pydantic model, a dataclass or dict, and returns one of these or None. It is returned as
         it is. Raises InvalidHandlerError, or DuplicateHandlerError when the type has a handler.
         """
+        if callable(type):
+            raise InvalidHandlerError(
+                f'{place_of(type)} is decorated without a job type: write @job_handler("namespace:name")'
+            )
+        arguments = {
+            "concurrency": concurrency,
+            "attempts": attempts,
+            "timeout": timeout,
+            "backoff": backoff,
+            "dead_letter": dead_letter,
+            "max_running": max_running,
+            "max_running_per_organisation": max_running_per_organisation,
+            "rate": rate,
+            "rate_per_organisation": rate_per_organisation,
+            "retention": retention,
+            "label": label,
+            "description": description,
+        }
 
         def register(function: _Function) -> _Function:
+            if fault := find_wrong_type(arguments):
+                raise InvalidHandlerError(f"{place_of(function)} cannot handle {type!r}: {fault}")
             handler = build_handler(
                 function,
                 type_name=type,

@@ -10,7 +10,7 @@ from millrace_runtime.settings import Settings, StartupError
 from millrace_storage import FileStore, open_object_store
 from millrace_worker.context import Resources
 from millrace_worker.engine import Engine
-from millrace_worker.errors import InvalidHandlerError
+from millrace_worker.import_failure import describe_import_failure
 from millrace_worker.registry import Registry, load_handlers
 from millrace_worker.servicer import WorkerServicer
 
@@ -23,12 +23,17 @@ _DUTIES_POOL_SIZE = 2
 """Connections for what any worker does for all."""
 
 
-def worker_service(registry: Registry | None = None) -> ServiceDefinition:
-    """Return the Worker service; without a registry it runs the handlers of the modules that the settings name."""
+def worker_service(
+    registry: Registry | None = None, *, named_by: str = "MILLRACE_HANDLERS="
+) -> ServiceDefinition:
+    """Return the Worker service; without a registry it runs the handlers of the modules that the settings name.
+
+    `named_by` is what stands before their names where people give them.
+    """
 
     @asynccontextmanager
     async def open_worker(settings: Settings, database: Database) -> AsyncIterator[Component]:
-        handlers = _load(settings) if registry is None else registry
+        handlers = _load(settings, named_by) if registry is None else registry
         store = open_object_store(settings.storage_provider, data_dir=settings.data_dir)
         resources = Resources(database=database, files=FileStore(database, store))
         hot = await Database.open(
@@ -62,11 +67,12 @@ def worker_service(registry: Registry | None = None) -> ServiceDefinition:
     return ServiceDefinition(name="worker", port=lambda settings: settings.worker_port, open=open_worker)
 
 
-def _load(settings: Settings) -> Registry:
+def _load(settings: Settings, named_by: str) -> Registry:
     try:
         return load_handlers(settings.handlers)
-    except (ImportError, InvalidHandlerError) as error:
-        raise StartupError(f"MILLRACE_HANDLERS={','.join(settings.handlers)}: {error}") from error
+    except Exception as error:  # whatever it is, it is in the modules that were named
+        said = describe_import_failure(error)
+        raise StartupError(f"{named_by}{','.join(settings.handlers)}: {said}") from error
 
 
 definition = worker_service()

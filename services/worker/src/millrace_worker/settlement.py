@@ -1,7 +1,7 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
@@ -11,6 +11,8 @@ import structlog
 
 import millrace_queue
 from millrace_database import Database
+from millrace_database.job_flow import JobCounts
+from millrace_queue import Freed
 from millrace_worker.end_writing import (
     END_WRITERS,
     EndWriter,
@@ -18,11 +20,13 @@ from millrace_worker.end_writing import (
     Written,
     write_completed,
     write_failed,
+    write_plain_completed,
+    write_plain_completed_again,
     write_progress,
     write_snoozed,
 )
 from millrace_worker.execution import INVALID_OUTPUT, Execution
-from millrace_worker.outcome import Failed, Outcome, time_to_next
+from millrace_worker.outcome import Completed, Failed, Outcome, time_to_next
 from millrace_worker.progress import ProgressWriter, progress_report
 from millrace_worker.transient import DATABASE_ERRORS, Outage
 
@@ -40,6 +44,9 @@ _FAULTS_OF_DATA = (
     UnicodeError,
 )
 
+# They write what no limit applies to, in a statement that commits by itself.
+_PLAIN_WRITERS = (write_plain_completed, write_plain_completed_again)
+
 _log = structlog.get_logger(__name__)
 
 
@@ -53,8 +60,10 @@ class SettlementListener:
     """A job of this type is back in the queue, to run after so long."""
     finished: Callable[[str, str], None]
     """A job of this type and organisation has ended, and will not run again."""
-    created: Callable[[Collection[str]], None]
-    """Jobs of these types were created because others failed for good."""
+    created: Callable[[JobCounts], None]
+    """So many jobs were created because others failed for good."""
+    freed: Callable[[Freed], None]
+    """Limits let so many jobs start instead."""
     lost: Callable[[Execution], None]
     """The lease had been lost before the end was written."""
     changed: Callable[[], None]
@@ -138,7 +147,7 @@ class SettlementWriter:
         self, connection: asyncpg.Connection, settlements: Sequence[Settlement]
     ) -> list[Settlement]:
         """Return the ends whose entries nobody else has locked, and put the others aside."""
-        locked = await millrace_queue.confirm_free(
+        locked = await millrace_queue.confirm_alone_free(
             connection, [settlement.execution.lease for settlement in settlements]
         )
         self._held_up = [
@@ -165,12 +174,23 @@ class SettlementWriter:
                 write_progress, [settlement for settlement in batch if settlement.last_progress]
             )
             batch = self._not_held_up(batch)
+        batch = await self._complete_plain(batch)
         for kind, writer in END_WRITERS.items():
             settlements = [settlement for settlement in batch if isinstance(settlement.outcome, kind)]
             if settlements:
                 written = await self._write(writer, settlements)
                 self._settled(self._not_held_up(settlements), written)
         self._listener.changed()
+
+    async def _complete_plain(self, batch: Sequence[Settlement]) -> list[Settlement]:
+        """Write what most ends are; return the others."""
+        completed = [settlement for settlement in batch if isinstance(settlement.outcome, Completed)]
+        if not completed:
+            return list(batch)
+        written = await self._write(write_plain_completed, completed)
+        done = {id(one) for one in completed if one.execution.lease.id in written.accepted}
+        self._settled([settlement for settlement in completed if id(settlement) in done], written)
+        return self._not_held_up([settlement for settlement in batch if id(settlement) not in done])
 
     def _not_held_up(self, settlements: Sequence[Settlement]) -> list[Settlement]:
         held_up = {id(settlement) for settlement in self._held_up}
@@ -185,8 +205,10 @@ class SettlementWriter:
         is_late = False
         while True:
             held_up = list(self._held_up)
+            commits_alone = writer in _PLAIN_WRITERS and not is_late
+            connected = self._database.connection if commits_alone else self._database.transaction
             try:
-                async with self._database.transaction() as connection:
+                async with connected() as connection:
                     if is_late:
                         settlements = await self._free(connection, settlements)
                     written = await writer(connection, settlements)
@@ -195,8 +217,10 @@ class SettlementWriter:
                 return await self._write_apart(writer, settlements, error)
             except DATABASE_ERRORS as error:
                 self._held_up = held_up
-                is_late = isinstance(error, TimeoutError)
+                is_late = isinstance(error, TimeoutError | asyncpg.QueryCanceledError)
                 await self._outage.wait(error)
+                if writer is write_plain_completed:
+                    writer = write_plain_completed_again
             else:
                 self._outage.is_over()
                 return written
@@ -209,6 +233,9 @@ class SettlementWriter:
             return await self._write(writer, settlements[:middle]) | await self._write(
                 writer, settlements[middle:]
             )
+        if writer in _PLAIN_WRITERS:
+            # Left to `write_completed`.
+            return Written()
         settlement = settlements[0]
         _log.error("the end of a job cannot be stored", exc_info=error, **settlement.execution.log_fields)
         if writer in (write_completed, write_failed, write_snoozed) and settlement.outcome is not _UNSTORABLE:
@@ -230,3 +257,5 @@ class SettlementWriter:
                 self._listener.returned(claim.type, time_to_next(settlement.outcome))
         if written.created:
             self._listener.created(written.created)
+        if written.freed:
+            self._listener.freed(written.freed)

@@ -12,7 +12,7 @@ TYPE_NAME_FORM = (
     f'"namespace:name" in lower case letters, digits, "-" and "_", at most {_MAX_TYPE_NAME} characters'
 )
 
-_MAX_RUNNING = 2**31 - 1
+MAX_RUNNING = 2**31 - 1
 _MAX_RATE_COUNT = 1_000_000
 _LEAST_RATE_PERIOD = timedelta(milliseconds=1)
 _LONGEST_RATE_PERIOD = timedelta(days=30)
@@ -20,9 +20,13 @@ _LEAST_RETENTION = timedelta(days=1)
 _LONGEST_RETENTION = timedelta(days=36_500)
 
 
-def is_type_name(text: str) -> bool:
-    """Tell whether a text has the form of a job type's name."""
-    return len(text) <= _MAX_TYPE_NAME and _TYPE_NAME.fullmatch(text) is not None
+def is_type_name(candidate: object) -> bool:
+    """Tell whether something is a text of the form of a job type's name."""
+    return (
+        isinstance(candidate, str)
+        and len(candidate) <= _MAX_TYPE_NAME
+        and _TYPE_NAME.fullmatch(candidate) is not None
+    )
 
 
 def find_fault(type_name: str, options: TypeOptions) -> str | None:
@@ -41,8 +45,8 @@ def _fault_of_limits(limits: TypeLimits) -> str | None:
         "max_running_per_organisation": limits.max_running_per_organisation,
     }
     for name, number in numbers.items():
-        if number is not None and not 1 <= number <= _MAX_RUNNING:
-            return f"{name} is at least 1"
+        if number is not None and not 1 <= number <= MAX_RUNNING:
+            return f"{name} is from 1 to {MAX_RUNNING:,}"
     rates = {"rate": limits.rate, "rate_per_organisation": limits.rate_per_organisation}
     for name, rate in rates.items():
         if rate is not None and not _is_possible(rate):

@@ -8,7 +8,7 @@ import typer
 
 from millrace_runtime.serve_command import run_process
 from millrace_runtime.settings import PREFIX, StartupError, read_settings
-from millrace_worker.service import definition
+from millrace_worker.service import definition, worker_service
 
 _EXIT_CANNOT_START = 2
 
@@ -27,9 +27,10 @@ def worker(
     """
     if handlers is not None:
         os.environ[f"{PREFIX}HANDLERS"] = handlers
+    service = definition if handlers is None else worker_service(named_by="--handlers ")
     try:
         settings = read_settings()
     except StartupError as error:
         sys.stderr.write(f"millrace worker: {error}\n")
         raise typer.Exit(_EXIT_CANNOT_START) from None
-    raise typer.Exit(run_process(definition, settings))
+    raise typer.Exit(run_process(service, settings, command="worker"))

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from millrace_client.client import Millrace
+from millrace_client.command.global_options import accept_global_options
 from millrace_client.command.output import Columns, Output
 from millrace_client.command.register import command
 from millrace_client.file import File
@@ -19,8 +20,11 @@ from millrace_client.upload import Progress as OnProgress
 from millrace_client.upload import Source
 
 app = typer.Typer(help="What jobs read and what they make.", no_args_is_help=True, add_completion=False)
+accept_global_options(app)
 
-FileId = Annotated[str, typer.Argument(metavar="FILE_ID")]
+FileId = Annotated[
+    str, typer.Argument(metavar="FILE_ID", help="The file, as `millrace files list` names it: file_…")
+]
 
 _CHUNK_BYTES = 512 * 1024
 _FILE_COLUMNS: Columns[File] = {
@@ -37,7 +41,7 @@ async def upload(
     client: Millrace,
     output: Output,
     *,
-    path: Annotated[str, typer.Argument(help="The file; - reads standard input.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="The file; - reads standard input.")],
     name: Annotated[str | None, typer.Option(help="The name to store it under; needed with -.")] = None,
     content_type: Annotated[
         str, typer.Option(help="The media type; guessed from the name when not given.")
@@ -58,7 +62,9 @@ async def download(
     output: Output,
     *,
     file_id: FileId,
-    to: Annotated[str, typer.Option(help="A path or a folder; - writes to standard output.")] = ".",
+    to: Annotated[
+        str, typer.Option(metavar="PATH", help="A path or a folder; - writes to standard output.")
+    ] = ".",
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
 ) -> None:
     """Download a file, checked by its size and hash; without --to under its own name."""

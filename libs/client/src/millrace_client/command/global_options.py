@@ -80,12 +80,27 @@ _VERSION = inspect.Parameter(
 )
 
 
-def accept_global_options(app: typer.Typer) -> None:
-    """Let an app take the global options, and --version, before the name of a command."""
+def accept_global_options(
+    app: typer.Typer, *, with_version: bool = False, default: str | None = None
+) -> None:
+    """Let an app, or a group of commands, take the global options before the name of a command.
 
-    def remember(ctx: typer.Context, *, version: bool, **values: Any) -> None:  # noqa: ARG001 - its callback exits
-        ctx.obj = GlobalOptions(**values)
+    `default` is the command that is meant when none is named; None: one has to be.
+    """
 
-    parameters = [CONTEXT, _VERSION, *GLOBAL_PARAMETERS]
+    def remember(ctx: typer.Context, **values: Any) -> None:
+        values.pop("version", None)  # its callback has ended the process if it was wanted
+        given = GlobalOptions(**values)
+        ctx.obj = given if ctx.obj is None else ctx.obj.merged_with(given)
+        if default is not None and ctx.invoked_subcommand is None:
+            _invoke(ctx, default)
+
+    parameters = [CONTEXT, *([_VERSION] if with_version else []), *GLOBAL_PARAMETERS]
     remember.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
-    app.callback()(remember)
+    app.callback(invoke_without_command=default is not None)(remember)
+
+
+def _invoke(ctx: typer.Context, name: str) -> None:
+    command = ctx.command.commands[name]  # type: ignore[attr-defined]  # it is that of a group
+    with command.make_context(name, [], parent=ctx) as of_command:
+        command.invoke(of_command)

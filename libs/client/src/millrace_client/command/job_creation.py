@@ -7,8 +7,10 @@ import typer
 
 from millrace_client.client import Millrace
 from millrace_client.command import parse
+from millrace_client.command.job_details import show_job
 from millrace_client.command.output import Output
 from millrace_client.command.watching import follow
+from millrace_client.job import Job
 from millrace_client.job_options import (
     Backoff,
     Concurrency,
@@ -72,7 +74,7 @@ async def create(
         typer.Option(
             parser=parse.length,
             metavar="LENGTH",
-            help="Not started before so much time has passed, such as 90s, 5m or 1h30m.",
+            help="Not started before so much time has passed, such as 250ms, 90s or 1h30m.",
             rich_help_panel=_WHEN,
         ),
     ] = None,
@@ -86,7 +88,7 @@ async def create(
         ),
     ] = None,
     max_attempts: Annotated[
-        int, typer.Option(help="1 to 100; 0: the type's own number.", rich_help_panel=_ATTEMPTS)
+        int, typer.Option(help="How many, 1 to 100; 0: as many as the type says.", rich_help_panel=_ATTEMPTS)
     ] = 0,
     attempt_timeout: Annotated[
         timedelta | None,
@@ -94,7 +96,7 @@ async def create(
             "--timeout",
             parser=parse.length,
             metavar="LENGTH",
-            help="How long one may run.",
+            help="How long one attempt may run; else as the type says.",
             rich_help_panel=_ATTEMPTS,
         ),
     ] = None,
@@ -103,7 +105,7 @@ async def create(
         typer.Option(
             parser=parse.member(Backoff),
             metavar="BACKOFF",
-            help="How the wait between them grows: fixed, linear or exponential.",
+            help="How the wait between attempts grows: fixed, linear or exponential; else as the type says.",
             rich_help_panel=_ATTEMPTS,
         ),
     ] = None,
@@ -112,14 +114,17 @@ async def create(
         typer.Option(
             parser=parse.length,
             metavar="LENGTH",
-            help="The wait before the second.",
+            help="The wait before the second attempt; not above the longest.",
             rich_help_panel=_ATTEMPTS,
         ),
     ] = None,
     retry_max_delay: Annotated[
         timedelta | None,
         typer.Option(
-            parser=parse.length, metavar="LENGTH", help="No wait is longer.", rich_help_panel=_ATTEMPTS
+            parser=parse.length,
+            metavar="LENGTH",
+            help="The longest wait; else as the type says.",
+            rich_help_panel=_ATTEMPTS,
         ),
     ] = None,
     retry_factor: Annotated[
@@ -138,7 +143,7 @@ async def create(
         typer.Option(
             parser=parse.member(UniqueScope),
             metavar="SCOPE",
-            help="organisation-and-type (else), organisation or type.",
+            help="Unique within: organisation-and-type (the default), organisation or type.",
             rich_help_panel=_UNIQUE,
         ),
     ] = None,
@@ -147,7 +152,7 @@ async def create(
         typer.Option(
             parser=parse.member(UniqueStates),
             metavar="STATES",
-            help="While it is waiting, running, unfinished (else), or one in each.",
+            help="A job has its key while it is: waiting, running, unfinished (the default); each: one job in each state.",
             rich_help_panel=_UNIQUE,
         ),
     ] = None,
@@ -156,7 +161,7 @@ async def create(
         typer.Option(
             parser=parse.member(UniqueConflict),
             metavar="WHAT",
-            help="When it is taken: reject (else), return-existing or replace.",
+            help="When the key is taken: reject (the default), return-existing, or replace the job that waits.",
             rich_help_panel=_UNIQUE,
         ),
     ] = None,
@@ -165,7 +170,7 @@ async def create(
         typer.Option(
             parser=parse.length,
             metavar="LENGTH",
-            help="Let one job with this key in, and no other for so long.",
+            help="Let one job with this key in, and no other for so long: 1s to 30d.",
             rich_help_panel=_UNIQUE,
         ),
     ] = None,
@@ -174,14 +179,15 @@ async def create(
         typer.Option(help="Only so many jobs with it run at once.", rich_help_panel=_CONCURRENCY),
     ] = None,
     concurrency_limit: Annotated[
-        int | None, typer.Option(help="How many; 1 when not given.", rich_help_panel=_CONCURRENCY)
+        int | None,
+        typer.Option(help="How many, to 1,000; 1 when not given, or 0.", rich_help_panel=_CONCURRENCY),
     ] = None,
     key_order: Annotated[
         KeyOrder | None,
         typer.Option(
             parser=parse.member(KeyOrder),
             metavar="ORDER",
-            help="One after the other: block-on-failure or skip-failed.",
+            help="Strictly one after the other: block-on-failure or skip-failed says what follows a failed one.",
             rich_help_panel=_CONCURRENCY,
         ),
     ] = None,
@@ -210,10 +216,19 @@ async def create(
         _say_valid(output)
         return
     job = await client.jobs.create(job_type, job_input, **options)
+    if output.as_json or not watch:
+        show_job(output, job)
+    if not output.as_json:
+        _say_if_it_existed(output, job)
     if watch:
         await follow(client, output, job.job_id)
-    else:
-        output.show(job)
+
+
+def _say_if_it_existed(output: Output, job: Job) -> None:
+    if job.already_existed:
+        output.text(f"existing job {job.job_id}; nothing was created")
+    elif job.replaced:
+        output.text(f"replaced the input and options of {job.job_id}; no other job was created")
 
 
 def _unique(

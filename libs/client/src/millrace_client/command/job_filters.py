@@ -11,26 +11,44 @@ from millrace_client.job import JobStatus
 StatusesOption = Annotated[
     list[JobStatus] | None,
     typer.Option(
-        "--status", parser=parse.member(JobStatus), metavar="STATUS", help="Any of these; may be repeated."
+        "--status",
+        parser=parse.member(JobStatus),
+        metavar="STATUS",
+        help="Jobs of this status, as `jobs list` shows it; any of them when repeated.",
     ),
 ]
-TypesOption = Annotated[list[str] | None, typer.Option("--type", help="Any of these; may be repeated.")]
-CreatedByOption = Annotated[str, typer.Option("--created-by", help="Who asked for it.")]
+TypesOption = Annotated[
+    list[str] | None,
+    typer.Option("--type", metavar="TYPE", help="Jobs of this type; any of them when repeated."),
+]
+CreatedByOption = Annotated[str, typer.Option("--created-by", help="Jobs that this one asked for.")]
 CreatedAfterOption = Annotated[
     datetime | None,
-    typer.Option("--created-after", parser=parse.moment, metavar="TIME", help="Created then or later."),
+    typer.Option(
+        "--created-after", parser=parse.moment, metavar="TIME", help="Created then or later (ISO 8601)."
+    ),
 ]
 CreatedBeforeOption = Annotated[
     datetime | None,
-    typer.Option("--created-before", parser=parse.moment, metavar="TIME", help="Created before."),
+    typer.Option("--created-before", parser=parse.moment, metavar="TIME", help="Created before (ISO 8601)."),
 ]
-ScheduleOption = Annotated[str, typer.Option("--schedule", help="The schedule that made it.")]
+ScheduleOption = Annotated[
+    str, typer.Option("--schedule", metavar="SCHEDULE_ID", help="Jobs that this schedule made.")
+]
 MetadataOption = Annotated[
     dict[str, Any] | None,
     typer.Option(
         "--metadata",
         parser=parse.json_object,
         metavar="JSON",
-        help="Keys and values its metadata contains.",
+        help="Jobs whose metadata contains these keys and values.",
+    ),
+]
+ErrorCodesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--error-code",
+        metavar="CODE",
+        help="Jobs whose latest error has this code; any of them when repeated.",
     ),
 ]

@@ -5,28 +5,34 @@ from typing import Annotated
 import typer
 
 from millrace_client.client import Millrace
+from millrace_client.command.global_options import accept_global_options
 from millrace_client.command.job_creation import create
+from millrace_client.command.job_details import show_job
 from millrace_client.command.job_filters import (
     CreatedAfterOption,
     CreatedBeforeOption,
     CreatedByOption,
+    ErrorCodesOption,
     MetadataOption,
     ScheduleOption,
     StatusesOption,
     TypesOption,
 )
 from millrace_client.command.many_jobs import cancel_many, retry_many
-from millrace_client.command.output import Columns, Output
+from millrace_client.command.output import Columns, Output, exact_time
 from millrace_client.command.register import command
 from millrace_client.command.watching import follow
 from millrace_client.job import Job, JobStatus
-from millrace_client.job_attempt import AttemptCounts, JobAttempt
+from millrace_client.job_attempt import JobAttempt
 
 app = typer.Typer(
     help="Hand work over, watch it, stop it, try it again.", no_args_is_help=True, add_completion=False
 )
+accept_global_options(app)
 
-JobId = Annotated[str, typer.Argument(metavar="JOB_ID")]
+JobId = Annotated[
+    str, typer.Argument(metavar="JOB_ID", help="The job, as `millrace jobs list` names it: job_…")
+]
 
 _JOB_COLUMNS: Columns[Job] = {
     "JOB ID": lambda job: job.job_id,
@@ -40,18 +46,10 @@ _JOB_COLUMNS: Columns[Job] = {
 _ATTEMPT_COLUMNS: Columns[JobAttempt] = {
     "ATTEMPT": lambda attempt: attempt.attempt,
     "OUTCOME": lambda attempt: attempt.outcome,
-    "STARTED": lambda attempt: attempt.started_at,
-    "ENDED": lambda attempt: attempt.ended_at,
+    "STARTED": lambda attempt: exact_time(attempt.started_at),
+    "ENDED": lambda attempt: exact_time(attempt.ended_at),
     "WORKER": lambda attempt: attempt.worker_name or attempt.worker_id,
     "ERROR": lambda attempt: f"{attempt.error.code}: {attempt.error.message}" if attempt.error else "",
-}
-_COUNT_WORDS = {
-    "failed": "failed",
-    "timed_out": "timed out",
-    "worker_lost": "lost their worker",
-    "lease_lost": "lost their lease",
-    "handed_back": "handed back",
-    "snoozed": "snoozed",
 }
 
 command(app, "create")(create)
@@ -60,14 +58,7 @@ command(app, "create")(create)
 @command(app, "get")
 async def get(client: Millrace, output: Output, job_id: JobId) -> None:
     """Show a job, and why it waits."""
-    job = await client.jobs.get(job_id)
-    output.show(
-        job,
-        for_people={
-            "attemptCounts": _count_text(job.attempt_counts),
-            "waitingReason": job.waiting_reason.message if job.waiting_reason else "",
-        },
-    )
+    show_job(output, await client.jobs.get(job_id))
 
 
 @command(app, "attempts")
@@ -94,6 +85,7 @@ async def list_jobs(
     created_before: CreatedBeforeOption = None,
     schedule_id: ScheduleOption = "",
     metadata: MetadataOption = None,
+    error_codes: ErrorCodesOption = None,
     limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 50,
 ) -> None:
     """List jobs, newest first."""
@@ -105,6 +97,7 @@ async def list_jobs(
         created_before=created_before,
         schedule_id=schedule_id,
         metadata=metadata,
+        error_codes=error_codes or (),
         limit=limit or None,
     )
     await output.table(_JOB_COLUMNS, jobs)
@@ -119,7 +112,7 @@ async def watch_job(client: Millrace, output: Output, job_id: JobId) -> None:
 @command(app, "cancel")
 async def cancel(client: Millrace, output: Output, job_id: JobId) -> None:
     """Cancel a waiting or running job."""
-    output.show(await client.jobs.cancel(job_id))
+    show_job(output, await client.jobs.cancel(job_id))
 
 
 @command(app, "retry")
@@ -135,7 +128,7 @@ async def retry(
     if watch:
         await follow(client, output, job.job_id)
     else:
-        output.show(job)
+        show_job(output, job)
 
 
 command(app, "cancel-many")(cancel_many)
@@ -156,9 +149,3 @@ async def unblock_key(
         output.line({"jobId": job_id})
     else:
         output.text(f"unblocked; {job_id} had failed" if job_id else "nothing blocked this key")
-
-
-def _count_text(counts: AttemptCounts | None) -> str:
-    return ", ".join(
-        f"{count} {words}" for name, words in _COUNT_WORDS.items() if (count := getattr(counts, name, 0))
-    )

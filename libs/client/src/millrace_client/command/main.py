@@ -34,18 +34,18 @@ def build_app() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
-    accept_global_options(app)
+    accept_global_options(app, with_version=True)
     return app
 
 
 def _own_commands() -> dict[str, LazyCommand]:
     return {
         "jobs": LazyCommand("Hand work over, watch it, stop it, try it again.", _app("jobs")),
-        "types": LazyCommand("The types of job there are: list them, hold them back.", _app("job_types")),
+        "types": LazyCommand("The types of job there are: show them, hold them back.", _app("job_types")),
         "job-types": LazyCommand("The same as types list.", _app("job_types", "job_types_app")),
         "files": LazyCommand("What jobs read and what they make.", _app("files")),
         "schedules": LazyCommand("Create jobs at set times.", _app("schedules")),
-        "workers": LazyCommand("List the workers of this installation.", _app("workers")),
+        "workers": LazyCommand("The workers of this installation.", _app("workers")),
         "orgs": LazyCommand("The share and the limits of organisations.", _app("organisations")),
         "queue": LazyCommand("How the queue is.", _app("queue_health")),
     }

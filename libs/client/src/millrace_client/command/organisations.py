@@ -6,6 +6,7 @@ import typer
 
 from millrace_client.client import Millrace
 from millrace_client.command import parse
+from millrace_client.command.global_options import accept_global_options
 from millrace_client.command.limit_text import limit_text
 from millrace_client.command.output import Output
 from millrace_client.command.register import command
@@ -14,6 +15,7 @@ from millrace_client.limits import OrganisationLimits, OrganisationSettings, Rat
 app = typer.Typer(
     help="The share and the limits of organisations.", no_args_is_help=True, add_completion=False
 )
+accept_global_options(app)
 
 OrganisationId = Annotated[str, typer.Argument(metavar="ORG_ID", help="The organisation.")]
 

@@ -109,9 +109,22 @@ def plain(value: Any) -> str:
     if isinstance(value, datetime):
         return _local(value).isoformat(" ", "seconds")[: len("2027-01-31 09:30:00")]
     if isinstance(value, timedelta):
-        return str(value - timedelta(microseconds=value.microseconds))
+        return _length(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def exact_time(moment: datetime | None) -> str:
+    """Give a time in this machine's zone to the millisecond, where things may follow each other quickly."""
+    return "" if moment is None else _local(moment).replace(tzinfo=None).isoformat(" ", "milliseconds")
+
+
+def _length(value: timedelta) -> str:
+    """Give whole seconds, and milliseconds of what is shorter than a minute."""
+    if value >= timedelta(minutes=1):
+        return str(value - timedelta(microseconds=value.microseconds))
+    milliseconds = value - timedelta(microseconds=value.microseconds % 1000)
+    return str(milliseconds).rstrip("0") if milliseconds.microseconds else str(milliseconds)
 
 
 def _local(moment: datetime) -> datetime:

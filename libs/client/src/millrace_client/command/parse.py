@@ -14,8 +14,9 @@ import typer
 from millrace_client.limits import RateLimit
 from millrace_client.recurrence import Cron, Daily, Every, Monthly, Once, Recurrence, Weekday, Weekly
 
-_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
-_INTERVAL = re.compile(r"(\d+[dhms])+")
+_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds", "ms": "milliseconds"}
+_LENGTH_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[dhms])")
+_LENGTH = re.compile(rf"(?:{_LENGTH_PART.pattern})+")
 _RATE = re.compile(r"(\d+)(?:/([^,]+)(,smooth)?)?")
 _TIME_OF_DAY = re.compile(r"\d\d:\d\d(:\d\d)?")
 
@@ -42,12 +43,12 @@ def moment(text: str) -> datetime:
 
 
 def length(text: str) -> timedelta:
-    """Read a length of time such as "90s" or "1h30m"."""
-    if not _INTERVAL.fullmatch(text):
-        raise typer.BadParameter('not a length of time such as "15m" or "1h30m" (d, h, m, s)')
-    parts = re.findall(r"(\d+)([dhms])", text)
+    """Read a length of time such as "90s", "1h30m", "0.5s" or "250ms"."""
+    if not _LENGTH.fullmatch(text):
+        raise typer.BadParameter('not a length of time such as "15m", "1h30m" or "250ms" (d, h, m, s, ms)')
+    parts = _LENGTH_PART.findall(text)
     try:
-        return sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta())
+        return sum((timedelta(**{_UNITS[unit]: float(number)}) for number, unit in parts), timedelta())
     except OverflowError as error:
         raise typer.BadParameter("too long") from error
 
@@ -84,6 +85,8 @@ def daily(text: str) -> Recurrence:
 def weekly(text: str) -> Recurrence:
     """Read days and a local time, such as "mon,fri 09:00"."""
     days, _, time_of_day = text.partition(" ")
+    if not time_of_day:
+        raise typer.BadParameter('not days and a time such as "mon,fri 09:00"')
     return Weekly([_weekday(day) for day in days.split(",")], _time_of_day(time_of_day))
 
 

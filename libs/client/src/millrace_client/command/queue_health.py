@@ -5,11 +5,13 @@ from typing import Annotated
 import typer
 
 from millrace_client.client import Millrace
+from millrace_client.command.global_options import accept_global_options
 from millrace_client.command.output import Columns, Output, plain
 from millrace_client.command.register import command
 from millrace_client.queue_health import OldestTransaction, QueueDepth, TableHealth
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="How the queue is.", no_args_is_help=True, add_completion=False)
+accept_global_options(app)
 
 _DEPTH_COLUMNS: Columns[QueueDepth] = {
     "TYPE": lambda depth: depth.type,
@@ -29,11 +31,6 @@ _TABLE_COLUMNS: Columns[TableHealth] = {
     "MIB": lambda table: f"{table.size_bytes / 2**20:.1f}",
     "LAST VACUUM": lambda table: table.last_vacuum_at,
 }
-
-
-@app.callback()
-def _group() -> None:
-    """How the queue is."""  # typer takes an app with one command for that command
 
 
 @command(app, "health", of_organisation=False)

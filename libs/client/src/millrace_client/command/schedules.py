@@ -8,14 +8,21 @@ import typer
 
 from millrace_client.client import Millrace
 from millrace_client.command import parse
+from millrace_client.command.global_options import accept_global_options
 from millrace_client.command.output import Columns, Output
 from millrace_client.command.register import command
 from millrace_client.recurrence import Recurrence
 from millrace_client.schedule import Schedule
 
 app = typer.Typer(help="Create jobs at set times.", no_args_is_help=True, add_completion=False)
+accept_global_options(app)
 
-ScheduleId = Annotated[str, typer.Argument(metavar="SCHEDULE_ID")]
+ScheduleId = Annotated[
+    str,
+    typer.Argument(
+        metavar="SCHEDULE_ID", help="The schedule, as `millrace schedules list` names it: schedule_…"
+    ),
+]
 JsonOption = dict[str, Any] | None
 RecurrenceOption = Any  # Recurrence | None; typer knows no unions of classes
 
@@ -38,7 +45,7 @@ async def create(
     client: Millrace,
     output: Output,
     *,
-    name: Annotated[str, typer.Argument(help="A name for people.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name for people.")],
     job_type: Annotated[str, typer.Argument(metavar="TYPE", help="The type of the jobs to create.")],
     job_input: Annotated[
         JsonOption,
@@ -50,14 +57,16 @@ async def create(
         JsonOption,
         typer.Option(parser=parse.json_object, metavar="JSON", help="Their labels; @FILE or @- reads them."),
     ] = None,
-    daily: Annotated[RecurrenceOption, _recurrence(parse.daily, "HH:MM", "Every day.")] = None,
+    daily: Annotated[RecurrenceOption, _recurrence(parse.daily, "HH:MM", "Every day at this time.")] = None,
     weekly: Annotated[
         RecurrenceOption, _recurrence(parse.weekly, '"DAYS HH:MM"', 'Such as "mon,fri 09:00".')
     ] = None,
     monthly: Annotated[
         RecurrenceOption, _recurrence(parse.monthly, '"DAY HH:MM"', 'Such as "31 09:00".')
     ] = None,
-    every: Annotated[RecurrenceOption, _recurrence(parse.every, "LENGTH", "Such as 15m or 1h30m.")] = None,
+    every: Annotated[
+        RecurrenceOption, _recurrence(parse.every, "LENGTH", "Such as 15m or 1h30m, in whole seconds.")
+    ] = None,
     once: Annotated[RecurrenceOption, _recurrence(parse.once, "TIME", "At one time (ISO 8601).")] = None,
     cron: Annotated[
         RecurrenceOption, _recurrence(parse.cron, "EXPRESSION", 'Such as "*/5 8-18 * * mon-fri".')

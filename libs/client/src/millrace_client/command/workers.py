@@ -3,11 +3,15 @@
 import typer
 
 from millrace_client.client import Millrace
+from millrace_client.command.global_options import accept_global_options
 from millrace_client.command.output import Columns, Output
 from millrace_client.command.register import command
 from millrace_client.worker import Worker
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(
+    help="The workers of this installation; without a command, list them.", add_completion=False
+)
+accept_global_options(app, default="list")
 
 _WORKER_COLUMNS: Columns[Worker] = {
     "WORKER ID": lambda worker: worker.worker_id,
@@ -20,7 +24,7 @@ _WORKER_COLUMNS: Columns[Worker] = {
 }
 
 
-@command(app, "workers", of_organisation=False)
+@command(app, "list", of_organisation=False)
 async def list_workers(client: Millrace, output: Output) -> None:
     """List the workers of this installation."""
     await output.table(_WORKER_COLUMNS, client.workers.list())

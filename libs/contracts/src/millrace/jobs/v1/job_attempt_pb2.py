@@ -26,17 +26,17 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from millrace.jobs.v1 import job_pb2 as millrace_dot_jobs_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"millrace/jobs/v1/job_attempt.proto\x12\x10millrace.jobs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amillrace/jobs/v1/job.proto\"\x81\x02\n\nJobAttempt\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12\x31\n\x07outcome\x18\x02 \x01(\x0e\x32 .millrace.jobs.v1.AttemptOutcome\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tworker_id\x18\x05 \x01(\t\x12\x13\n\x0bworker_name\x18\x06 \x01(\t\x12)\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x1a.millrace.jobs.v1.JobError\"\x81\x01\n\rAttemptCounts\x12\x0e\n\x06\x66\x61iled\x18\x01 \x01(\x05\x12\x11\n\ttimed_out\x18\x02 \x01(\x05\x12\x13\n\x0bworker_lost\x18\x03 \x01(\x05\x12\x12\n\nlease_lost\x18\x04 \x01(\x05\x12\x13\n\x0bhanded_back\x18\x05 \x01(\x05\x12\x0f\n\x07snoozed\x18\x06 \x01(\x05*\xc6\x02\n\x0e\x41ttemptOutcome\x12\x1f\n\x1b\x41TTEMPT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41TTEMPT_OUTCOME_RUNNING\x10\x01\x12\x1d\n\x19\x41TTEMPT_OUTCOME_COMPLETED\x10\x02\x12\x1a\n\x16\x41TTEMPT_OUTCOME_FAILED\x10\x03\x12\x1d\n\x19\x41TTEMPT_OUTCOME_TIMED_OUT\x10\x04\x12\x1f\n\x1b\x41TTEMPT_OUTCOME_WORKER_LOST\x10\x05\x12\x1e\n\x1a\x41TTEMPT_OUTCOME_LEASE_LOST\x10\x06\x12\x1f\n\x1b\x41TTEMPT_OUTCOME_HANDED_BACK\x10\x07\x12\x1b\n\x17\x41TTEMPT_OUTCOME_SNOOZED\x10\x08\x12\x1d\n\x19\x41TTEMPT_OUTCOME_CANCELLED\x10\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"millrace/jobs/v1/job_attempt.proto\x12\x10millrace.jobs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amillrace/jobs/v1/job.proto\"\x81\x02\n\nJobAttempt\x12\x0f\n\x07\x61ttempt\x18\x01 \x01(\x05\x12\x31\n\x07outcome\x18\x02 \x01(\x0e\x32 .millrace.jobs.v1.AttemptOutcome\x12.\n\nstarted_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tworker_id\x18\x05 \x01(\t\x12\x13\n\x0bworker_name\x18\x06 \x01(\t\x12)\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x1a.millrace.jobs.v1.JobError\"\xa7\x01\n\rAttemptCounts\x12\x0e\n\x06\x66\x61iled\x18\x01 \x01(\x05\x12\x11\n\ttimed_out\x18\x02 \x01(\x05\x12\x13\n\x0bworker_lost\x18\x03 \x01(\x05\x12\x12\n\nlease_lost\x18\x04 \x01(\x05\x12\x13\n\x0bhanded_back\x18\x05 \x01(\x05\x12\x0f\n\x07snoozed\x18\x06 \x01(\x05\x12\x11\n\tcompleted\x18\x07 \x01(\x05\x12\x11\n\tcancelled\x18\x08 \x01(\x05*\xc6\x02\n\x0e\x41ttemptOutcome\x12\x1f\n\x1b\x41TTEMPT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41TTEMPT_OUTCOME_RUNNING\x10\x01\x12\x1d\n\x19\x41TTEMPT_OUTCOME_COMPLETED\x10\x02\x12\x1a\n\x16\x41TTEMPT_OUTCOME_FAILED\x10\x03\x12\x1d\n\x19\x41TTEMPT_OUTCOME_TIMED_OUT\x10\x04\x12\x1f\n\x1b\x41TTEMPT_OUTCOME_WORKER_LOST\x10\x05\x12\x1e\n\x1a\x41TTEMPT_OUTCOME_LEASE_LOST\x10\x06\x12\x1f\n\x1b\x41TTEMPT_OUTCOME_HANDED_BACK\x10\x07\x12\x1b\n\x17\x41TTEMPT_OUTCOME_SNOOZED\x10\x08\x12\x1d\n\x19\x41TTEMPT_OUTCOME_CANCELLED\x10\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'millrace.jobs.v1.job_attempt_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ATTEMPTOUTCOME']._serialized_start=510
-  _globals['_ATTEMPTOUTCOME']._serialized_end=836
+  _globals['_ATTEMPTOUTCOME']._serialized_start=548
+  _globals['_ATTEMPTOUTCOME']._serialized_end=874
   _globals['_JOBATTEMPT']._serialized_start=118
   _globals['_JOBATTEMPT']._serialized_end=375
   _globals['_ATTEMPTCOUNTS']._serialized_start=378
-  _globals['_ATTEMPTCOUNTS']._serialized_end=507
+  _globals['_ATTEMPTCOUNTS']._serialized_end=545
 # @@protoc_insertion_point(module_scope)

@@ -127,12 +127,17 @@ class AttemptCounts(_message.Message):
     LEASE_LOST_FIELD_NUMBER: _builtins.int
     HANDED_BACK_FIELD_NUMBER: _builtins.int
     SNOOZED_FIELD_NUMBER: _builtins.int
+    COMPLETED_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
     failed: _builtins.int
     timed_out: _builtins.int
     worker_lost: _builtins.int
     lease_lost: _builtins.int
     handed_back: _builtins.int
     snoozed: _builtins.int
+    completed: _builtins.int
+    """1 once the job is COMPLETED."""
+    cancelled: _builtins.int
     def __init__(
         self,
         *,
@@ -142,10 +147,12 @@ class AttemptCounts(_message.Message):
         lease_lost: _builtins.int = ...,
         handed_back: _builtins.int = ...,
         snoozed: _builtins.int = ...,
+        completed: _builtins.int = ...,
+        cancelled: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "handed_back", b"handed_back", "lease_lost", b"lease_lost", "snoozed", b"snoozed", "timed_out", b"timed_out", "worker_lost", b"worker_lost"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "completed", b"completed", "failed", b"failed", "handed_back", b"handed_back", "lease_lost", b"lease_lost", "snoozed", b"snoozed", "timed_out", b"timed_out", "worker_lost", b"worker_lost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ class _Backoff:
 class _BackoffEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Backoff.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     BACKOFF_UNSPECIFIED: _Backoff.ValueType  # 0
-    """Exponential."""
+    """As the job type says, exponentially unless it says otherwise."""
     BACKOFF_FIXED: _Backoff.ValueType  # 1
     """Always `initial_delay`."""
     BACKOFF_LINEAR: _Backoff.ValueType  # 2
@@ -37,7 +37,7 @@ class Backoff(_Backoff, metaclass=_BackoffEnumTypeWrapper):
     """How the wait before a further attempt grows with the attempts that failed."""
 
 BACKOFF_UNSPECIFIED: Backoff.ValueType  # 0
-"""Exponential."""
+"""As the job type says, exponentially unless it says otherwise."""
 BACKOFF_FIXED: Backoff.ValueType  # 1
 """Always `initial_delay`."""
 BACKOFF_LINEAR: Backoff.ValueType  # 2
@@ -188,7 +188,7 @@ class RetryPolicy(_message.Message):
     """
     @_builtins.property
     def initial_delay(self) -> _duration_pb2.Duration:
-        """Before the second attempt, 0 s to 7 days."""
+        """Before the second attempt, 0 s to 7 days, and not longer than `max_delay`: that given here, else that of the type."""
 
     @_builtins.property
     def max_delay(self) -> _duration_pb2.Duration:

@@ -303,7 +303,7 @@ class GetJobResponse(_message.Message):
     def job(self) -> _job_pb2.Job: ...
     @_builtins.property
     def attempt_counts(self) -> _job_attempt_pb2.AttemptCounts:
-        """How its attempts ended that did not complete it."""
+        """How its attempts ended; one that runs is not among them."""
 
     @_builtins.property
     def waiting_reason(self) -> _waiting_reason_pb2.WaitingReason:
@@ -338,6 +338,7 @@ class ListJobsRequest(_message.Message):
     CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     SCHEDULE_ID_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
+    ERROR_CODES_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """Required. "-" means all organisations and is for operators only."""
     page_size: _builtins.int
@@ -366,6 +367,10 @@ class ListJobsRequest(_message.Message):
     def metadata(self) -> _struct_pb2.Struct:
         """The job's metadata contains these keys with these values."""
 
+    @_builtins.property
+    def error_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Any of these codes of the error of the latest attempt; empty: all."""
+
     def __init__(
         self,
         *,
@@ -379,10 +384,11 @@ class ListJobsRequest(_message.Message):
         created_before: _timestamp_pb2.Timestamp | None = ...,
         schedule_id: _builtins.str = ...,
         metadata: _struct_pb2.Struct | None = ...,
+        error_codes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "created_by", b"created_by", "metadata", b"metadata", "org_id", b"org_id", "page_size", b"page_size", "page_token", b"page_token", "schedule_id", b"schedule_id", "statuses", b"statuses", "types", b"types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "created_by", b"created_by", "error_codes", b"error_codes", "metadata", b"metadata", "org_id", b"org_id", "page_size", b"page_size", "page_token", b"page_token", "schedule_id", b"schedule_id", "statuses", b"statuses", "types", b"types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -750,7 +756,7 @@ class CancelJobsResponse(_message.Message):
     cancelling: _builtins.int
     """Jobs that run and are CANCELLING now."""
     more: _builtins.bool
-    """There may be others that match."""
+    """There may be others that match: behind these, or held by a transaction that stays open."""
     def __init__(
         self,
         *,
@@ -870,6 +876,46 @@ class UnblockConcurrencyKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UnblockConcurrencyKeyResponse: _TypeAlias = UnblockConcurrencyKeyResponse  # noqa: Y015
+
+@_typing.final
+class GetJobTypeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """Required."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobTypeRequest: _TypeAlias = GetJobTypeRequest  # noqa: Y015
+
+@_typing.final
+class GetJobTypeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_TYPE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job_type(self) -> _job_pb2.JobType: ...
+    def __init__(
+        self,
+        *,
+        job_type: _job_pb2.JobType | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job_type", b"job_type"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_type", b"job_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetJobTypeResponse: _TypeAlias = GetJobTypeResponse  # noqa: Y015
 
 @_typing.final
 class PauseJobTypeRequest(_message.Message):

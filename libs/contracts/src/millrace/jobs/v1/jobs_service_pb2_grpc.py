@@ -99,6 +99,11 @@ class JobsServiceStub:
                 request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobTypesRequest.SerializeToString,
                 response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobTypesResponse.FromString,
                 _registered_method=True)
+        self.GetJobType = channel.unary_unary(
+                '/millrace.jobs.v1.JobsService/GetJobType',
+                request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetJobTypeRequest.SerializeToString,
+                response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetJobTypeResponse.FromString,
+                _registered_method=True)
         self.PauseJobType = channel.unary_unary(
                 '/millrace.jobs.v1.JobsService/PauseJobType',
                 request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.PauseJobTypeRequest.SerializeToString,
@@ -201,7 +206,8 @@ class JobsServiceServicer:
         handler has stopped, and COMPLETED all the same if its handler finished first.
 
         May be retried: cancelling a job that is CANCELLING or CANCELLED returns it unchanged.
-        FAILED_PRECONDITION when the job is COMPLETED or FAILED.
+        FAILED_PRECONDITION when the job is COMPLETED or FAILED. UNAVAILABLE with the reason JOB_LOCKED when a
+        transaction that changes the job stays open for more than a second; nothing has changed then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -228,7 +234,8 @@ class JobsServiceServicer:
 
     def CancelJobs(self, request, context):
         """Cancels the jobs that match, as CancelJob does, those that are finished left as they are. Works through at most
-        10,000 of them, the oldest first, a thousand at a time; `more` says that there are others.
+        10,000 of them, the oldest first, a thousand at a time; `more` says that there are others. INVALID_ARGUMENT when
+        the filter's statuses name COMPLETED or FAILED, which CancelJob refuses.
 
         May be retried: what was cancelled does not match again.
         """
@@ -237,8 +244,9 @@ class JobsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryJobs(self, request, context):
-        """Retries the FAILED and CANCELLED jobs that match, as RetryJob does. Works through at most 10,000 of them, the
-        oldest first, a thousand at a time; `more` says that there are others.
+        """Retries the FAILED jobs that match, and those CANCELLED ones that the filter's statuses ask for, as RetryJob does.
+        Works through at most 10,000 of them, the oldest first, a thousand at a time; `more` says that there are others.
+        INVALID_ARGUMENT when the filter's statuses name others than FAILED and CANCELLED.
 
         Not safe to retry blindly: what failed once more meanwhile matches again.
         """
@@ -255,6 +263,13 @@ class JobsServiceServicer:
 
     def ListJobTypes(self, request, context):
         """Lists the job types that workers have published, by name. May be retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetJobType(self, request, context):
+        """Returns one job type, NOT_FOUND when nobody ever published it. May be retried.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -383,6 +398,11 @@ def add_JobsServiceServicer_to_server(servicer, server):
                     servicer.ListJobTypes,
                     request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobTypesRequest.FromString,
                     response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobTypesResponse.SerializeToString,
+            ),
+            'GetJobType': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJobType,
+                    request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetJobTypeRequest.FromString,
+                    response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetJobTypeResponse.SerializeToString,
             ),
             'PauseJobType': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseJobType,
@@ -754,6 +774,33 @@ class JobsService:
             '/millrace.jobs.v1.JobsService/ListJobTypes',
             millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobTypesRequest.SerializeToString,
             millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobTypesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetJobType(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.jobs.v1.JobsService/GetJobType',
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetJobTypeRequest.SerializeToString,
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.GetJobTypeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,7 +69,8 @@ class JobsServiceStub:
     handler has stopped, and COMPLETED all the same if its handler finished first.
 
     May be retried: cancelling a job that is CANCELLING or CANCELLED returns it unchanged.
-    FAILED_PRECONDITION when the job is COMPLETED or FAILED.
+    FAILED_PRECONDITION when the job is COMPLETED or FAILED. UNAVAILABLE with the reason JOB_LOCKED when a
+    transaction that changes the job stays open for more than a second; nothing has changed then.
     """
     RetryJob: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.RetryJobRequest, _jobs_service_pb2.RetryJobResponse]
     """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives. A
@@ -83,13 +84,15 @@ class JobsServiceStub:
     """Lists the attempts of a job, the latest first. May be retried."""
     CancelJobs: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.CancelJobsRequest, _jobs_service_pb2.CancelJobsResponse]
     """Cancels the jobs that match, as CancelJob does, those that are finished left as they are. Works through at most
-    10,000 of them, the oldest first, a thousand at a time; `more` says that there are others.
+    10,000 of them, the oldest first, a thousand at a time; `more` says that there are others. INVALID_ARGUMENT when
+    the filter's statuses name COMPLETED or FAILED, which CancelJob refuses.
 
     May be retried: what was cancelled does not match again.
     """
     RetryJobs: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.RetryJobsRequest, _jobs_service_pb2.RetryJobsResponse]
-    """Retries the FAILED and CANCELLED jobs that match, as RetryJob does. Works through at most 10,000 of them, the
-    oldest first, a thousand at a time; `more` says that there are others.
+    """Retries the FAILED jobs that match, and those CANCELLED ones that the filter's statuses ask for, as RetryJob does.
+    Works through at most 10,000 of them, the oldest first, a thousand at a time; `more` says that there are others.
+    INVALID_ARGUMENT when the filter's statuses name others than FAILED and CANCELLED.
 
     Not safe to retry blindly: what failed once more meanwhile matches again.
     """
@@ -97,6 +100,8 @@ class JobsServiceStub:
     """Lets the jobs of a concurrency key go on that a failed job blocks. May be retried."""
     ListJobTypes: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.ListJobTypesRequest, _jobs_service_pb2.ListJobTypesResponse]
     """Lists the job types that workers have published, by name. May be retried."""
+    GetJobType: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.GetJobTypeRequest, _jobs_service_pb2.GetJobTypeResponse]
+    """Returns one job type, NOT_FOUND when nobody ever published it. May be retried."""
     PauseJobType: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.PauseJobTypeRequest, _jobs_service_pb2.PauseJobTypeResponse]
     """Starts no more jobs of a type, on any worker, within 2 seconds; those that run go on. For operators. May be
     retried.
@@ -165,7 +170,8 @@ class JobsServiceAsyncStub(JobsServiceStub):
     handler has stopped, and COMPLETED all the same if its handler finished first.
 
     May be retried: cancelling a job that is CANCELLING or CANCELLED returns it unchanged.
-    FAILED_PRECONDITION when the job is COMPLETED or FAILED.
+    FAILED_PRECONDITION when the job is COMPLETED or FAILED. UNAVAILABLE with the reason JOB_LOCKED when a
+    transaction that changes the job stays open for more than a second; nothing has changed then.
     """
     RetryJob: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.RetryJobRequest, _jobs_service_pb2.RetryJobResponse]  # type: ignore[assignment]
     """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives. A
@@ -179,13 +185,15 @@ class JobsServiceAsyncStub(JobsServiceStub):
     """Lists the attempts of a job, the latest first. May be retried."""
     CancelJobs: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.CancelJobsRequest, _jobs_service_pb2.CancelJobsResponse]  # type: ignore[assignment]
     """Cancels the jobs that match, as CancelJob does, those that are finished left as they are. Works through at most
-    10,000 of them, the oldest first, a thousand at a time; `more` says that there are others.
+    10,000 of them, the oldest first, a thousand at a time; `more` says that there are others. INVALID_ARGUMENT when
+    the filter's statuses name COMPLETED or FAILED, which CancelJob refuses.
 
     May be retried: what was cancelled does not match again.
     """
     RetryJobs: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.RetryJobsRequest, _jobs_service_pb2.RetryJobsResponse]  # type: ignore[assignment]
-    """Retries the FAILED and CANCELLED jobs that match, as RetryJob does. Works through at most 10,000 of them, the
-    oldest first, a thousand at a time; `more` says that there are others.
+    """Retries the FAILED jobs that match, and those CANCELLED ones that the filter's statuses ask for, as RetryJob does.
+    Works through at most 10,000 of them, the oldest first, a thousand at a time; `more` says that there are others.
+    INVALID_ARGUMENT when the filter's statuses name others than FAILED and CANCELLED.
 
     Not safe to retry blindly: what failed once more meanwhile matches again.
     """
@@ -193,6 +201,8 @@ class JobsServiceAsyncStub(JobsServiceStub):
     """Lets the jobs of a concurrency key go on that a failed job blocks. May be retried."""
     ListJobTypes: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.ListJobTypesRequest, _jobs_service_pb2.ListJobTypesResponse]  # type: ignore[assignment]
     """Lists the job types that workers have published, by name. May be retried."""
+    GetJobType: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.GetJobTypeRequest, _jobs_service_pb2.GetJobTypeResponse]  # type: ignore[assignment]
+    """Returns one job type, NOT_FOUND when nobody ever published it. May be retried."""
     PauseJobType: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.PauseJobTypeRequest, _jobs_service_pb2.PauseJobTypeResponse]  # type: ignore[assignment]
     """Starts no more jobs of a type, on any worker, within 2 seconds; those that run go on. For operators. May be
     retried.
@@ -294,7 +304,8 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         handler has stopped, and COMPLETED all the same if its handler finished first.
 
         May be retried: cancelling a job that is CANCELLING or CANCELLED returns it unchanged.
-        FAILED_PRECONDITION when the job is COMPLETED or FAILED.
+        FAILED_PRECONDITION when the job is COMPLETED or FAILED. UNAVAILABLE with the reason JOB_LOCKED when a
+        transaction that changes the job stays open for more than a second; nothing has changed then.
         """
 
     @_abc_1.abstractmethod
@@ -326,7 +337,8 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_service_pb2.CancelJobsResponse, _abc.Awaitable[_jobs_service_pb2.CancelJobsResponse]]:
         """Cancels the jobs that match, as CancelJob does, those that are finished left as they are. Works through at most
-        10,000 of them, the oldest first, a thousand at a time; `more` says that there are others.
+        10,000 of them, the oldest first, a thousand at a time; `more` says that there are others. INVALID_ARGUMENT when
+        the filter's statuses name COMPLETED or FAILED, which CancelJob refuses.
 
         May be retried: what was cancelled does not match again.
         """
@@ -337,8 +349,9 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_service_pb2.RetryJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_service_pb2.RetryJobsResponse, _abc.Awaitable[_jobs_service_pb2.RetryJobsResponse]]:
-        """Retries the FAILED and CANCELLED jobs that match, as RetryJob does. Works through at most 10,000 of them, the
-        oldest first, a thousand at a time; `more` says that there are others.
+        """Retries the FAILED jobs that match, and those CANCELLED ones that the filter's statuses ask for, as RetryJob does.
+        Works through at most 10,000 of them, the oldest first, a thousand at a time; `more` says that there are others.
+        INVALID_ARGUMENT when the filter's statuses name others than FAILED and CANCELLED.
 
         Not safe to retry blindly: what failed once more meanwhile matches again.
         """
@@ -358,6 +371,14 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_service_pb2.ListJobTypesResponse, _abc.Awaitable[_jobs_service_pb2.ListJobTypesResponse]]:
         """Lists the job types that workers have published, by name. May be retried."""
+
+    @_abc_1.abstractmethod
+    def GetJobType(
+        self,
+        request: _jobs_service_pb2.GetJobTypeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_jobs_service_pb2.GetJobTypeResponse, _abc.Awaitable[_jobs_service_pb2.GetJobTypeResponse]]:
+        """Returns one job type, NOT_FOUND when nobody ever published it. May be retried."""
 
     @_abc_1.abstractmethod
     def PauseJobType(

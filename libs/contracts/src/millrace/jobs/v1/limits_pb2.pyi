@@ -27,7 +27,7 @@ class RateLimit(_message.Message):
     PERIOD_FIELD_NUMBER: _builtins.int
     SMOOTH_FIELD_NUMBER: _builtins.int
     count: _builtins.int
-    """1 to 1,000,000."""
+    """1 to 1,000,000; 0: any number, whatever the period."""
     smooth: _builtins.bool
     """Starts are spread evenly over the period. Otherwise up to `count` may start at once; in no interval as long as
     `period` are there more.
@@ -111,7 +111,7 @@ class OrganisationLimits(_message.Message):
     """How many run at once; 0: any number."""
     @_builtins.property
     def rate(self) -> Global___RateLimit:
-        """How many start; unset: any number."""
+        """How many start; unset, or count 0: any number."""
 
     def __init__(
         self,

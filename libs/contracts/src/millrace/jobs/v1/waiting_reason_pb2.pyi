@@ -42,7 +42,9 @@ class _WaitingCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitingC
     WAITING_CAUSE_RATE_LIMIT: _WaitingCause.ValueType  # 8
     """A rate is used up; the next start is possible at `until`."""
     WAITING_CAUSE_CONCURRENCY_KEY: _WaitingCause.ValueType  # 9
-    """As many with its concurrency key run as may, or others of its key come before it."""
+    """As many with its concurrency key run as may, or others of its key come before it. A unique key that lets one job
+    run at once (RUNNING, EACH) is such a key, too.
+    """
     WAITING_CAUSE_KEY_BLOCKED: _WaitingCause.ValueType  # 10
     """Its concurrency key is blocked by the failed job `blocking_job_id`."""
     WAITING_CAUSE_IN_LINE: _WaitingCause.ValueType  # 11
@@ -68,7 +70,9 @@ WAITING_CAUSE_ORGANISATION_LIMIT: WaitingCause.ValueType  # 7
 WAITING_CAUSE_RATE_LIMIT: WaitingCause.ValueType  # 8
 """A rate is used up; the next start is possible at `until`."""
 WAITING_CAUSE_CONCURRENCY_KEY: WaitingCause.ValueType  # 9
-"""As many with its concurrency key run as may, or others of its key come before it."""
+"""As many with its concurrency key run as may, or others of its key come before it. A unique key that lets one job
+run at once (RUNNING, EACH) is such a key, too.
+"""
 WAITING_CAUSE_KEY_BLOCKED: WaitingCause.ValueType  # 10
 """Its concurrency key is blocked by the failed job `blocking_job_id`."""
 WAITING_CAUSE_IN_LINE: WaitingCause.ValueType  # 11
@@ -89,7 +93,9 @@ class WaitingReason(_message.Message):
     message: _builtins.str
     """The same as a sentence for people."""
     jobs_before: _builtins.int
-    """How many jobs of its type are served before it, as the line is now; 10,000 means that or more."""
+    """How many jobs come before it, as things are now: of its type, in line; of one that was taken out of the line by its
+    key, or by its organisation, of those that wait there. 10,000 means that or more.
+    """
     blocking_job_id: _builtins.str
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp: ...
