@@ -269,11 +269,12 @@ class Engine:
         self._expirer.due_in(outlook.expires_in)
 
     def _hint_received(self, concerns_us: bool) -> None:
+        # In this order: a claim is what somebody waits for.
+        if concerns_us:
+            self._claims.hint()
         # Speaking of jobs that wait, it may mean one that waits for its time, or not beyond its deadline.
         self._promoter.hint()
         self._expirer.hint()
-        if concerns_us:
-            self._claims.hint()
 
 
 async def _until(deadline: float, waiting: Awaitable[object]) -> bool:
