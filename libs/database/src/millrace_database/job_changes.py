@@ -47,7 +47,8 @@ class NewJob:
     options: JobOptions | None = None
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, since there is one for each job: a frozen one takes three times as long to make.
+@dataclass(slots=True)
 class CreatedJob:
     """The job that there is now for a `NewJob`.
 
