@@ -43,6 +43,16 @@ def postgres_url(_session_folder: Path) -> Iterator[str]:
         yield server.url
 
 
+@pytest.fixture(scope="module")
+def quiet_postgres_url() -> Iterator[str]:
+    """The same of a server of its own: a transaction that is open in any database of a server keeps pages from being cleared."""
+    with (
+        tempfile.TemporaryDirectory(prefix="quiet-") as folder,
+        EmbeddedPostgres.start(Path(folder), durable=False) as server,
+    ):
+        yield server.url
+
+
 @pytest.fixture(scope="session")
 def _template_url(postgres_url: str, _session_folder: Path) -> str:
     """The URL of a migrated database, made once in a run; nobody may be connected to it when it is copied."""

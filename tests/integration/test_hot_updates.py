@@ -1,18 +1,14 @@
 """Claim, progress and completion write no index of `jobs`: their updates are HOT."""
 
-import asyncio
 import json
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from uuid import UUID
 
 import asyncpg
 import pytest
 
 from millrace_database.database import Database
-from millrace_database.embedded import EmbeddedPostgres
-from millrace_database.job_lifecycle import ProgressReport, claim_jobs, complete_jobs, report_progress
+from millrace_database.job_lifecycle import ProgressReport, claim_jobs, complete_plain_jobs, report_progress
 from millrace_database.migrate import migrate
 from support.queue_samples import created_jobs, new_worker, sample_job
 
@@ -21,14 +17,14 @@ _BATCHES = 10
 
 
 async def _run_batch(database: Database, worker_id: UUID, progress: int) -> None:
-    async with database.transaction() as conn:
+    async with database.connection() as conn:
         claimed = await claim_jobs(conn, worker_id, {"reports:generate": _BATCH}, _BATCH)
     assert len(claimed) == _BATCH
     for step in range(progress):
         async with database.transaction() as conn:
             await report_progress(conn, [ProgressReport(job.lease, step, "Working…") for job in claimed])
-    async with database.transaction() as conn:
-        await complete_jobs(conn, [(job.lease, '{"pages": 12, "rows": 3400}') for job in claimed])
+    async with database.connection() as conn:
+        await complete_plain_jobs(conn, [(job.lease, '{"pages": 12, "rows": 3400}') for job in claimed])
 
 
 async def _updates(conn: asyncpg.Connection) -> tuple[int, int]:
@@ -40,20 +36,10 @@ async def _updates(conn: asyncpg.Connection) -> tuple[int, int]:
     return row["n_tup_upd"], row["n_tup_hot_upd"]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedPostgres]:
-    """A server of its own: a transaction that is open in any database of a server keeps pages from being cleared."""
-    with (
-        tempfile.TemporaryDirectory(prefix="hot-") as folder,
-        EmbeddedPostgres.start(Path(folder), durable=False) as postgres,
-    ):
-        asyncio.run(migrate(postgres.url))
-        yield postgres
-
-
 @pytest.fixture
-async def quiet_database(server: EmbeddedPostgres) -> AsyncIterator[Database]:
-    database = await Database.open(server.url, application_name="test")
+async def quiet_database(quiet_postgres_url: str) -> AsyncIterator[Database]:
+    await migrate(quiet_postgres_url)
+    database = await Database.open(quiet_postgres_url, application_name="test")
     yield database
     async with database.connection() as conn:
         await conn.execute("TRUNCATE jobs, queue, queue_lines")

@@ -289,9 +289,9 @@ class _Touched:
 
 
 @pytest.fixture(scope="module", params=["installed", "emptied"])
-def touched(postgres_url: str, request: pytest.FixtureRequest) -> Iterator[dict[str, _Touched]]:
+def touched(quiet_postgres_url: str, request: pytest.FixtureRequest) -> Iterator[dict[str, _Touched]]:
     with filled_database(
-        postgres_url, _touched if request.param == "installed" else _touched_since_empty
+        quiet_postgres_url, _touched if request.param == "installed" else _touched_since_empty
     ) as touched:
         yield touched
 

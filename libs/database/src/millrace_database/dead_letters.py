@@ -12,9 +12,9 @@ from millrace_database.job_entries import job_entry
 from millrace_database.job_flow import JobCounts
 from millrace_database.job_types_repository import DEFAULT_MAX_ATTEMPTS
 
-# $1 the jobs that failed, $2 the ids of their dead letters, $3 the attempts of those whose type nobody has published. What a dead letter was made for, and what that was made
-# for, goes before it: none of them, nor itself, is of a type that its own dead letter has, or they would go on
-# without end.
+# $1 the jobs that failed, $2 the ids of their dead letters, $3 the attempts of those whose type nobody has published. What
+# a dead letter was made for, and what that was made for, goes before it: none of them, nor itself, is of a type that
+# its own dead letter has, or they would go on without end.
 _INSERT = """
 WITH RECURSIVE failed AS MATERIALIZED (
     SELECT jobs.*, given.dead_letter_id, wanted.dead_letter_type

@@ -103,21 +103,20 @@ WHERE (SELECT count(*) FROM claimed) > (SELECT count(*) FROM started)
     AND NOT EXISTS (SELECT FROM started WHERE started.id = claimed.id)
 """  # noqa: S608 - put together of constants
 
-COMPLETE_JOBS = """
+_COMPLETE = """
 UPDATE jobs
 SET status = 'completed', progress = 100, output = done.output::jsonb, completed_at = now(), version = version + 1
-FROM unnest($1::uuid[], $2::text[]) AS done (job_id, output)
-WHERE jobs.job_id = ANY (ARRAY[done.job_id])
+FROM {done}
+WHERE jobs.job_id = ANY (ARRAY[done.id])
 """
+
+COMPLETE_JOBS = _COMPLETE.format(done="unnest($1::uuid[], $2::text[]) AS done (id, output)")
 
 COMPLETE_PLAIN_JOBS = f"""
 WITH given AS (
     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS lease (id, fence, output)
 ), {COMPLETED}
-UPDATE jobs
-SET status = 'completed', progress = 100, output = held.output::jsonb, completed_at = now(), version = version + 1
-FROM held
-WHERE jobs.job_id = ANY (ARRAY[held.id])
+{_COMPLETE.format(done="held AS done")}
 RETURNING jobs.job_id
 """  # noqa: S608 - put together of constants
 

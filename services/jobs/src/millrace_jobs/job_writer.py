@@ -1,4 +1,4 @@
-"""Writing new jobs, those of many callers in one transaction."""
+"""Writing new jobs, those of many callers together."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -53,7 +53,7 @@ class WrittenJob(NamedTuple):
 
 
 class _Request(NamedTuple):
-    """Jobs that are created in one transaction, or not at all."""
+    """Jobs that are created together, or not at all."""
 
     jobs: Sequence[NewJob]
     and_read: bool
@@ -74,7 +74,7 @@ class _Turn:
 
 
 class JobWriter:
-    """Writes new jobs. Calls that come while others are being written share one transaction (group commit).
+    """Writes new jobs. Calls that come while others are being written share one statement or transaction (group commit).
 
     A call that comes alone is written at once. Of many at the same time most are waited for, 1.5 ms at most.
     """
@@ -91,9 +91,9 @@ class JobWriter:
         self._worth_waiting_for = 1
 
     async def write(self, jobs: Sequence[NewJob], *, and_read: bool) -> list[WrittenJob]:
-        """Create jobs in one transaction, and return once it is committed: one result per job, in the same order.
+        """Create jobs together, and return once that is committed: one result per job, in the same order.
 
-        `and_read`: those that exist already are read. More than 500 jobs have a transaction of their own. Raises
+        `and_read`: those that exist already are read. More than 500 jobs share with nobody. Raises
         what the database raises, and Unavailable when `run` has ended.
         """
         if self._closed:
