@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -179,6 +180,23 @@ class Gate:
     async def pass_through(self) -> None:
         self.entered.set()
         await self.let_go.wait()
+
+
+async def test_a_stop_in_the_middle_of_its_start_leaves_nothing_running(database: Database) -> None:
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    for steps in range(40):
+        service = RunningService(Toy().definition, SETTINGS, database)
+        entering = asyncio.ensure_future(service.__aenter__())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        entering.cancel()
+        await asyncio.wait([entering])
+        if not entering.cancelled():
+            await service.__aexit__(None, None, None)
+        del service, entering
+        gc.collect()
+    assert not faults
 
 
 async def test_while_it_drains_it_is_unhealthy_and_ends_the_calls_it_has(database: Database) -> None:

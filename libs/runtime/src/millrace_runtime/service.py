@@ -160,8 +160,8 @@ class RunningService:
         self._health.add_to(server)
         self._port = bind(server, self._settings.host, self._definition.port(self._settings))
         async with AsyncExitStack() as closing:
-            await server.start()
             closing.push_async_callback(server.stop, None)
+            await _start(server)
             _log.info("listening", address=self.address)
             log_binding(self._settings)
             self._listening.set()
@@ -218,6 +218,16 @@ class RunningService:
             _log.error("draining took too long and was cut off")
         self._health.end_watches()
         await server.stop(max(deadline - now(), _LEAST_CALL_GRACE_SECONDS))
+
+
+async def _start(server: grpc.aio.Server) -> None:
+    # gRPC does not bear the cancellation of a start: its server would go on, without anybody to stop it.
+    starting = asyncio.ensure_future(server.start())
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await starting
+        raise
 
 
 @asynccontextmanager
