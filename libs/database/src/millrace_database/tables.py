@@ -26,7 +26,8 @@ FINAL_STATUSES = ("completed", "failed", "cancelled")
 FAILED_STATUSES = ("failed", "cancelled")
 
 
-def _among(column: str, values: tuple[str, ...]) -> str:
+def among(column: str, values: tuple[str, ...]) -> str:
+    """Return the condition that a column has one of the values."""
     listed = ", ".join(f"'{value}'" for value in values)
     return f"{column} IN ({listed})"
 
@@ -68,13 +69,13 @@ jobs = Table(
     Column(
         "outcome",
         Text,
-        Computed(f"CASE WHEN {_among('status', FAILED_STATUSES)} THEN status END", persisted=True),
+        Computed(f"CASE WHEN {among('status', FAILED_STATUSES)} THEN status END", persisted=True),
     ),
     # The error code of such a job, kept in the same way and for the same reason.
     Column(
         "final_error_code",
         Text,
-        Computed(f"CASE WHEN {_among('status', FAILED_STATUSES)} THEN error_code END", persisted=True),
+        Computed(f"CASE WHEN {among('status', FAILED_STATUSES)} THEN error_code END", persisted=True),
     ),
     # What its creator asked for beyond the ordinary, the JSON form of JobOptions; NULL: nothing.
     Column("options", JSONB),
@@ -82,9 +83,9 @@ jobs = Table(
     Column("worker_id", UUID),
     # The job that it was made for, such as the one whose dead letter it is.
     Column("parent_job_id", UUID),
-    CheckConstraint(_among("status", JOB_STATUSES), name="status"),
+    CheckConstraint(among("status", JOB_STATUSES), name="status"),
     CheckConstraint(
-        f"({_among('status', FINAL_STATUSES)}) = (completed_at IS NOT NULL)", name="completed_at_when_final"
+        f"({among('status', FINAL_STATUSES)}) = (completed_at IS NOT NULL)", name="completed_at_when_final"
     ),
     CheckConstraint("progress BETWEEN 0 AND 100", name="progress"),
     CheckConstraint("priority BETWEEN -100 AND 100", name="priority"),
@@ -199,7 +200,7 @@ job_attempts = Table(
     Column("worker_name", Text, nullable=False, server_default=""),
     Column("error_code", Text),
     Column("error_message", Text),
-    CheckConstraint(_among("outcome", ATTEMPT_OUTCOMES), name="outcome"),
+    CheckConstraint(among("outcome", ATTEMPT_OUTCOMES), name="outcome"),
     postgresql_with={
         "autovacuum_vacuum_scale_factor": 0.05,
         "autovacuum_vacuum_threshold": 5000,
@@ -305,51 +306,4 @@ dataset_rows = Table(
     Column("row_number", BigInteger, primary_key=True),
     # Read as a whole and never searched: kept as it was written, with the order of its keys.
     Column("data", JSON, nullable=False),
-)
-
-scheduled_jobs = Table(
-    "scheduled_jobs",
-    metadata,
-    Column("schedule_id", UUID, primary_key=True),
-    Column("org_id", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("type", Text, nullable=False),
-    Column("input", JSONB, nullable=False, server_default=_EMPTY_OBJECT),
-    Column("metadata", JSONB, nullable=False, server_default=_EMPTY_OBJECT),
-    # The Recurrence message as its JSON form.
-    Column("recurrence", JSONB, nullable=False),
-    Column("time_zone", Text, nullable=False),
-    Column("start_at", _TIME),
-    Column("end_at", _TIME),
-    Column("paused", Boolean, nullable=False, server_default=text("false")),
-    Column("pause_reason", Text, nullable=False, server_default=""),
-    # NULL once it has fired for the last time. Kept while paused; the index leaves paused schedules out.
-    Column("next_run_at", _TIME),
-    Column("last_run_at", _TIME),
-    Column("last_job_id", UUID),
-    Column("consecutive_failures", Integer, nullable=False, server_default="0"),
-    # Until then the firing of this schedule belongs to one scheduler, or is put off after a failure.
-    Column("reserved_until", _TIME),
-    Column("created_by", Text, nullable=False, server_default=""),
-    Column("created_at", _TIME, nullable=False, server_default=_NOW),
-    Column("updated_at", _TIME, nullable=False, server_default=_NOW),
-    Column("request_id", Text),
-    Index("scheduled_jobs_by_org", "org_id", text("schedule_id DESC")),
-    Index(
-        "scheduled_jobs_due", "next_run_at", postgresql_where=text("NOT paused AND next_run_at IS NOT NULL")
-    ),
-    Index(
-        "scheduled_jobs_request_id",
-        "org_id",
-        "request_id",
-        unique=True,
-        postgresql_where=text("request_id IS NOT NULL"),
-    ),
-    # Each firing writes the row, and the next time is in an index.
-    postgresql_with={
-        "fillfactor": 70,
-        "autovacuum_vacuum_scale_factor": 0.05,
-        "autovacuum_vacuum_threshold": 500,
-        "vacuum_truncate": "off",
-    },
 )

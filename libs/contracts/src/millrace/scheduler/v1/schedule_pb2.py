@@ -28,13 +28,17 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.type import dayofweek_pb2 as google_dot_type_dot_dayofweek__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$millrace/scheduler/v1/schedule.proto\x12\x15millrace.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bgoogle/type/dayofweek.proto\"\xf7\x02\n\nRecurrence\x12\x35\n\x04once\x18\x01 \x01(\x0b\x32%.millrace.scheduler.v1.OnceRecurrenceH\x00\x12\x37\n\x05\x64\x61ily\x18\x02 \x01(\x0b\x32&.millrace.scheduler.v1.DailyRecurrenceH\x00\x12\x39\n\x06weekly\x18\x03 \x01(\x0b\x32\'.millrace.scheduler.v1.WeeklyRecurrenceH\x00\x12;\n\x07monthly\x18\x04 \x01(\x0b\x32(.millrace.scheduler.v1.MonthlyRecurrenceH\x00\x12=\n\x08interval\x18\x05 \x01(\x0b\x32).millrace.scheduler.v1.IntervalRecurrenceH\x00\x12\x35\n\x04\x63ron\x18\x06 \x01(\x0b\x32%.millrace.scheduler.v1.CronRecurrenceH\x00\x42\x0b\n\tfrequency\"8\n\x0eOnceRecurrence\x12&\n\x02\x61t\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"&\n\x0f\x44\x61ilyRecurrence\x12\x13\n\x0btime_of_day\x18\x01 \x01(\t\"M\n\x10WeeklyRecurrence\x12$\n\x04\x64\x61ys\x18\x01 \x03(\x0e\x32\x16.google.type.DayOfWeek\x12\x13\n\x0btime_of_day\x18\x02 \x01(\t\"5\n\x11MonthlyRecurrence\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\x05\x12\x13\n\x0btime_of_day\x18\x02 \x01(\t\">\n\x12IntervalRecurrence\x12(\n\x05\x65very\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"$\n\x0e\x43ronRecurrence\x12\x12\n\nexpression\x18\x01 \x01(\t\"\xf1\x04\n\x08Schedule\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12&\n\x05input\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\x08metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x35\n\nrecurrence\x18\x07 \x01(\x0b\x32!.millrace.scheduler.v1.Recurrence\x12\x11\n\ttime_zone\x18\x08 \x01(\t\x12,\n\x08start_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x65nd_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06paused\x18\x0b \x01(\x08\x12\x14\n\x0cpause_reason\x18\x0c \x01(\t\x12/\n\x0bnext_run_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0blast_run_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0blast_job_id\x18\x0f \x01(\t\x12\x1c\n\x14\x63onsecutive_failures\x18\x10 \x01(\x05\x12\x12\n\ncreated_by\x18\x11 \x01(\t\x12.\n\ncreated_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$millrace/scheduler/v1/schedule.proto\x12\x15millrace.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bgoogle/type/dayofweek.proto\"\xf7\x02\n\nRecurrence\x12\x35\n\x04once\x18\x01 \x01(\x0b\x32%.millrace.scheduler.v1.OnceRecurrenceH\x00\x12\x37\n\x05\x64\x61ily\x18\x02 \x01(\x0b\x32&.millrace.scheduler.v1.DailyRecurrenceH\x00\x12\x39\n\x06weekly\x18\x03 \x01(\x0b\x32\'.millrace.scheduler.v1.WeeklyRecurrenceH\x00\x12;\n\x07monthly\x18\x04 \x01(\x0b\x32(.millrace.scheduler.v1.MonthlyRecurrenceH\x00\x12=\n\x08interval\x18\x05 \x01(\x0b\x32).millrace.scheduler.v1.IntervalRecurrenceH\x00\x12\x35\n\x04\x63ron\x18\x06 \x01(\x0b\x32%.millrace.scheduler.v1.CronRecurrenceH\x00\x42\x0b\n\tfrequency\"8\n\x0eOnceRecurrence\x12&\n\x02\x61t\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"&\n\x0f\x44\x61ilyRecurrence\x12\x13\n\x0btime_of_day\x18\x01 \x01(\t\"M\n\x10WeeklyRecurrence\x12$\n\x04\x64\x61ys\x18\x01 \x03(\x0e\x32\x16.google.type.DayOfWeek\x12\x13\n\x0btime_of_day\x18\x02 \x01(\t\"{\n\x11MonthlyRecurrence\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\x05\x12\x13\n\x0btime_of_day\x18\x02 \x01(\t\x12\x10\n\x08last_day\x18\x03 \x01(\x08\x12\x32\n\x07weekday\x18\x04 \x01(\x0b\x32!.millrace.scheduler.v1.NthWeekday\">\n\nNthWeekday\x12\x0b\n\x03nth\x18\x01 \x01(\x05\x12#\n\x03\x64\x61y\x18\x02 \x01(\x0e\x32\x16.google.type.DayOfWeek\">\n\x12IntervalRecurrence\x12(\n\x05\x65very\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"$\n\x0e\x43ronRecurrence\x12\x12\n\nexpression\x18\x01 \x01(\t\"\x92\x02\n\x08\x44\x65livery\x12;\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\'.millrace.scheduler.v1.DownloadDeliveryH\x00\x12\x39\n\x07webhook\x18\x02 \x01(\x0b\x32&.millrace.scheduler.v1.WebhookDeliveryH\x00\x12\x35\n\x05\x65mail\x18\x03 \x01(\x0b\x32$.millrace.scheduler.v1.EmailDeliveryH\x00\x12\x39\n\x07storage\x18\x04 \x01(\x0b\x32&.millrace.scheduler.v1.StorageDeliveryH\x00\x12\x12\n\non_failure\x18\x05 \x01(\x08\x42\x08\n\x06method\"\x12\n\x10\x44ownloadDelivery\".\n\x0fWebhookDelivery\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\"J\n\rEmailDelivery\x12\n\n\x02to\x18\x01 \x03(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x0c\n\x04\x62ody\x18\x03 \x01(\t\x12\x0e\n\x06\x61ttach\x18\x04 \x01(\x08\"\x1f\n\x0fStorageDelivery\x12\x0c\n\x04path\x18\x01 \x01(\t\"\x86\x08\n\x08Schedule\x12\x13\n\x0bschedule_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12&\n\x05input\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\x08metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x35\n\nrecurrence\x18\x07 \x01(\x0b\x32!.millrace.scheduler.v1.Recurrence\x12\x11\n\ttime_zone\x18\x08 \x01(\t\x12,\n\x08start_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x65nd_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06paused\x18\x0b \x01(\x08\x12\x14\n\x0cpause_reason\x18\x0c \x01(\t\x12/\n\x0bnext_run_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0blast_run_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0blast_job_id\x18\x0f \x01(\t\x12\x1c\n\x14\x63onsecutive_failures\x18\x10 \x01(\x05\x12\x12\n\ncreated_by\x18\x11 \x01(\t\x12.\n\ncreated_at\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06jitter\x18\x14 \x01(\x0b\x32\x19.google.protobuf.Duration\x12<\n\x0eoverlap_policy\x18\x15 \x01(\x0e\x32$.millrace.scheduler.v1.OverlapPolicy\x12=\n\x0f\x63\x61tch_up_policy\x18\x16 \x01(\x0e\x32$.millrace.scheduler.v1.CatchUpPolicy\x12\x32\n\x0f\x63\x61tch_up_window\x18\x17 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08max_runs\x18\x18 \x01(\x05\x12\x1f\n\x17pause_after_failed_runs\x18\x19 \x01(\x05\x12\x31\n\x08\x64\x65livery\x18\x1a \x01(\x0b\x32\x1f.millrace.scheduler.v1.Delivery\x12\x0f\n\x07version\x18\x1b \x01(\x03\x12\x13\n\x0b\x66ired_count\x18\x1c \x01(\x03\x12\x14\n\x0cmissed_count\x18\x1d \x01(\x03\x12\x15\n\rskipped_count\x18\x1e \x01(\x03*\xa4\x01\n\rOverlapPolicy\x12\x1e\n\x1aOVERLAP_POLICY_UNSPECIFIED\x10\x00\x12\x18\n\x14OVERLAP_POLICY_ALLOW\x10\x01\x12\x17\n\x13OVERLAP_POLICY_SKIP\x10\x02\x12\x1d\n\x19OVERLAP_POLICY_BUFFER_ONE\x10\x03\x12!\n\x1dOVERLAP_POLICY_CANCEL_RUNNING\x10\x04*\x85\x01\n\rCatchUpPolicy\x12\x1f\n\x1b\x43\x41TCH_UP_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41TCH_UP_POLICY_RUN_ONCE\x10\x01\x12\x1b\n\x17\x43\x41TCH_UP_POLICY_RUN_ALL\x10\x02\x12\x18\n\x14\x43\x41TCH_UP_POLICY_SKIP\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'millrace.scheduler.v1.schedule_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_OVERLAPPOLICY']._serialized_start=2521
+  _globals['_OVERLAPPOLICY']._serialized_end=2685
+  _globals['_CATCHUPPOLICY']._serialized_start=2688
+  _globals['_CATCHUPPOLICY']._serialized_end=2821
   _globals['_RECURRENCE']._serialized_start=188
   _globals['_RECURRENCE']._serialized_end=563
   _globals['_ONCERECURRENCE']._serialized_start=565
@@ -44,11 +48,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WEEKLYRECURRENCE']._serialized_start=663
   _globals['_WEEKLYRECURRENCE']._serialized_end=740
   _globals['_MONTHLYRECURRENCE']._serialized_start=742
-  _globals['_MONTHLYRECURRENCE']._serialized_end=795
-  _globals['_INTERVALRECURRENCE']._serialized_start=797
-  _globals['_INTERVALRECURRENCE']._serialized_end=859
-  _globals['_CRONRECURRENCE']._serialized_start=861
-  _globals['_CRONRECURRENCE']._serialized_end=897
-  _globals['_SCHEDULE']._serialized_start=900
-  _globals['_SCHEDULE']._serialized_end=1525
+  _globals['_MONTHLYRECURRENCE']._serialized_end=865
+  _globals['_NTHWEEKDAY']._serialized_start=867
+  _globals['_NTHWEEKDAY']._serialized_end=929
+  _globals['_INTERVALRECURRENCE']._serialized_start=931
+  _globals['_INTERVALRECURRENCE']._serialized_end=993
+  _globals['_CRONRECURRENCE']._serialized_start=995
+  _globals['_CRONRECURRENCE']._serialized_end=1031
+  _globals['_DELIVERY']._serialized_start=1034
+  _globals['_DELIVERY']._serialized_end=1308
+  _globals['_DOWNLOADDELIVERY']._serialized_start=1310
+  _globals['_DOWNLOADDELIVERY']._serialized_end=1328
+  _globals['_WEBHOOKDELIVERY']._serialized_start=1330
+  _globals['_WEBHOOKDELIVERY']._serialized_end=1376
+  _globals['_EMAILDELIVERY']._serialized_start=1378
+  _globals['_EMAILDELIVERY']._serialized_end=1452
+  _globals['_STORAGEDELIVERY']._serialized_start=1454
+  _globals['_STORAGEDELIVERY']._serialized_end=1485
+  _globals['_SCHEDULE']._serialized_start=1488
+  _globals['_SCHEDULE']._serialized_end=2518
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.type import dayofweek_pb2 as _dayofweek_pb2
 import builtins as _builtins
 import sys
@@ -21,6 +22,66 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _OverlapPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OverlapPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OverlapPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OVERLAP_POLICY_UNSPECIFIED: _OverlapPolicy.ValueType  # 0
+    """Allow."""
+    OVERLAP_POLICY_ALLOW: _OverlapPolicy.ValueType  # 1
+    """Its job is created all the same."""
+    OVERLAP_POLICY_SKIP: _OverlapPolicy.ValueType  # 2
+    """It is skipped."""
+    OVERLAP_POLICY_BUFFER_ONE: _OverlapPolicy.ValueType  # 3
+    """Its job waits for the end of the running one; it is skipped when one waits already."""
+    OVERLAP_POLICY_CANCEL_RUNNING: _OverlapPolicy.ValueType  # 4
+    """The unfinished job is cancelled, and its own starts as soon as that one has stopped."""
+
+class OverlapPolicy(_OverlapPolicy, metaclass=_OverlapPolicyEnumTypeWrapper):
+    """What becomes of a time at which the job of an earlier one is not finished yet."""
+
+OVERLAP_POLICY_UNSPECIFIED: OverlapPolicy.ValueType  # 0
+"""Allow."""
+OVERLAP_POLICY_ALLOW: OverlapPolicy.ValueType  # 1
+"""Its job is created all the same."""
+OVERLAP_POLICY_SKIP: OverlapPolicy.ValueType  # 2
+"""It is skipped."""
+OVERLAP_POLICY_BUFFER_ONE: OverlapPolicy.ValueType  # 3
+"""Its job waits for the end of the running one; it is skipped when one waits already."""
+OVERLAP_POLICY_CANCEL_RUNNING: OverlapPolicy.ValueType  # 4
+"""The unfinished job is cancelled, and its own starts as soon as that one has stopped."""
+Global___OverlapPolicy: _TypeAlias = OverlapPolicy  # noqa: Y015
+
+class _CatchUpPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CatchUpPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CatchUpPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CATCH_UP_POLICY_UNSPECIFIED: _CatchUpPolicy.ValueType  # 0
+    """Run once."""
+    CATCH_UP_POLICY_RUN_ONCE: _CatchUpPolicy.ValueType  # 1
+    """The earliest missed time is fired, late, and the others are not."""
+    CATCH_UP_POLICY_RUN_ALL: _CatchUpPolicy.ValueType  # 2
+    """All missed times within `catch_up_window` are fired in their order, the latest 1,000 at most."""
+    CATCH_UP_POLICY_SKIP: _CatchUpPolicy.ValueType  # 3
+    """A time that is more than a minute late is not fired."""
+
+class CatchUpPolicy(_CatchUpPolicy, metaclass=_CatchUpPolicyEnumTypeWrapper):
+    """What becomes of times at which no scheduler ran."""
+
+CATCH_UP_POLICY_UNSPECIFIED: CatchUpPolicy.ValueType  # 0
+"""Run once."""
+CATCH_UP_POLICY_RUN_ONCE: CatchUpPolicy.ValueType  # 1
+"""The earliest missed time is fired, late, and the others are not."""
+CATCH_UP_POLICY_RUN_ALL: CatchUpPolicy.ValueType  # 2
+"""All missed times within `catch_up_window` are fired in their order, the latest 1,000 at most."""
+CATCH_UP_POLICY_SKIP: CatchUpPolicy.ValueType  # 3
+"""A time that is more than a minute late is not fired."""
+Global___CatchUpPolicy: _TypeAlias = CatchUpPolicy  # noqa: Y015
 
 @_typing.final
 class Recurrence(_message.Message):
@@ -151,27 +212,63 @@ Global___WeeklyRecurrence: _TypeAlias = WeeklyRecurrence  # noqa: Y015
 
 @_typing.final
 class MonthlyRecurrence(_message.Message):
+    """Exactly one of `day`, `last_day` and `weekday` is set."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DAY_FIELD_NUMBER: _builtins.int
     TIME_OF_DAY_FIELD_NUMBER: _builtins.int
+    LAST_DAY_FIELD_NUMBER: _builtins.int
+    WEEKDAY_FIELD_NUMBER: _builtins.int
     day: _builtins.int
-    """Required, 1 to 31; in a month that has no such day, its last day."""
+    """1 to 31; in a month that has no such day, its last day."""
     time_of_day: _builtins.str
     """Required. The local time as "HH:MM" or "HH:MM:SS"."""
+    last_day: _builtins.bool
+    """On the last day of the month."""
+    @_builtins.property
+    def weekday(self) -> Global___NthWeekday: ...
     def __init__(
         self,
         *,
         day: _builtins.int = ...,
         time_of_day: _builtins.str = ...,
+        last_day: _builtins.bool = ...,
+        weekday: Global___NthWeekday | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["weekday", b"weekday"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "time_of_day", b"time_of_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "last_day", b"last_day", "time_of_day", b"time_of_day", "weekday", b"weekday"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MonthlyRecurrence: _TypeAlias = MonthlyRecurrence  # noqa: Y015
+
+@_typing.final
+class NthWeekday(_message.Message):
+    """Such as the second Tuesday of a month."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NTH_FIELD_NUMBER: _builtins.int
+    DAY_FIELD_NUMBER: _builtins.int
+    nth: _builtins.int
+    """1 to 5, or -1 for the last one. In a month that has no fifth one it does not fire."""
+    day: _dayofweek_pb2.DayOfWeek.ValueType
+    """Required."""
+    def __init__(
+        self,
+        *,
+        nth: _builtins.int = ...,
+        day: _dayofweek_pb2.DayOfWeek.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "nth", b"nth"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NthWeekday: _TypeAlias = NthWeekday  # noqa: Y015
 
 @_typing.final
 class IntervalRecurrence(_message.Message):
@@ -204,8 +301,9 @@ class CronRecurrence(_message.Message):
     EXPRESSION_FIELD_NUMBER: _builtins.int
     expression: _builtins.str
     """Required. Five fields (minute, hour, day of month, month, day of week) with names, lists, ranges and
-    steps, or one of @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually. When both day
-    fields are restricted, a day that matches either counts, as in cron.
+    steps, or one of @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually. L is the last day of
+    the month, L5 the last Friday, 5#2 the second. When both day fields are restricted, a day that matches
+    either counts, as in cron.
     """
     def __init__(
         self,
@@ -219,6 +317,155 @@ class CronRecurrence(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CronRecurrence: _TypeAlias = CronRecurrence  # noqa: Y015
+
+@_typing.final
+class Delivery(_message.Message):
+    """What is done with the result of each job, by a job of its own that follows it. Unset: nothing; the output
+    is read with GetJob.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOWNLOAD_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    STORAGE_FIELD_NUMBER: _builtins.int
+    ON_FAILURE_FIELD_NUMBER: _builtins.int
+    on_failure: _builtins.bool
+    """Also when the job has failed for good. Storage has nothing to keep then."""
+    @_builtins.property
+    def download(self) -> Global___DownloadDelivery:
+        """Nothing is sent: people download it."""
+
+    @_builtins.property
+    def webhook(self) -> Global___WebhookDelivery: ...
+    @_builtins.property
+    def email(self) -> Global___EmailDelivery: ...
+    @_builtins.property
+    def storage(self) -> Global___StorageDelivery: ...
+    def __init__(
+        self,
+        *,
+        download: Global___DownloadDelivery | None = ...,
+        webhook: Global___WebhookDelivery | None = ...,
+        email: Global___EmailDelivery | None = ...,
+        storage: Global___StorageDelivery | None = ...,
+        on_failure: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["download", b"download", "email", b"email", "method", b"method", "storage", b"storage", "webhook", b"webhook"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["download", b"download", "email", b"email", "method", b"method", "on_failure", b"on_failure", "storage", b"storage", "webhook", b"webhook"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["download", "webhook", "email", "storage"]  # noqa: Y015
+    _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
+
+Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
+
+@_typing.final
+class DownloadDelivery(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadDelivery: _TypeAlias = DownloadDelivery  # noqa: Y015
+
+@_typing.final
+class WebhookDelivery(_message.Message):
+    """An HTTP POST of the job as JSON, signed as Standard Webhooks says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Required. https, or http to a host that the service's operator allows; private addresses are refused
+    unless allowed.
+    """
+    secret: _builtins.str
+    """Required when it is created: "whsec_" and 24 to 64 bytes in base64. It is never returned."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        secret: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookDelivery: _TypeAlias = WebhookDelivery  # noqa: Y015
+
+@_typing.final
+class EmailDelivery(_message.Message):
+    """An e-mail. {{name}} in its subject and body stands for a variable: schedule_name, job_id, type, status,
+    scheduled_time, file_name, link, error.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TO_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    ATTACH_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """At most 200 characters; empty: the schedule's name and the status."""
+    body: _builtins.str
+    """At most 10,000 characters; empty: a few plain lines."""
+    attach: _builtins.bool
+    """The output file is attached, if it is not larger than 10 MB; otherwise there is a link."""
+    @_builtins.property
+    def to(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Required: 1 to 20 addresses."""
+
+    def __init__(
+        self,
+        *,
+        to: _abc.Iterable[_builtins.str] | None = ...,
+        subject: _builtins.str = ...,
+        body: _builtins.str = ...,
+        attach: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach", b"attach", "body", b"body", "subject", b"subject", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmailDelivery: _TypeAlias = EmailDelivery  # noqa: Y015
+
+@_typing.final
+class StorageDelivery(_message.Message):
+    """The output file is kept under a path of its own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Required, at most 500 characters, relative, such as "reports/{{scheduled_date}}/{{file_name}}".
+    Variables: schedule_name, job_id, type, scheduled_time, scheduled_date, file_name.
+    """
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StorageDelivery: _TypeAlias = StorageDelivery  # noqa: Y015
 
 @_typing.final
 class Schedule(_message.Message):
@@ -245,6 +492,17 @@ class Schedule(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    JITTER_FIELD_NUMBER: _builtins.int
+    OVERLAP_POLICY_FIELD_NUMBER: _builtins.int
+    CATCH_UP_POLICY_FIELD_NUMBER: _builtins.int
+    CATCH_UP_WINDOW_FIELD_NUMBER: _builtins.int
+    MAX_RUNS_FIELD_NUMBER: _builtins.int
+    PAUSE_AFTER_FAILED_RUNS_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    FIRED_COUNT_FIELD_NUMBER: _builtins.int
+    MISSED_COUNT_FIELD_NUMBER: _builtins.int
+    SKIPPED_COUNT_FIELD_NUMBER: _builtins.int
     schedule_id: _builtins.str
     """"schedule_" and 32 hexadecimal digits. Set by the service."""
     org_id: _builtins.str
@@ -265,6 +523,20 @@ class Schedule(_message.Message):
     """How many times in a row a job could not be created; at five the schedule pauses itself."""
     created_by: _builtins.str
     """Who created it, and for whom its jobs are created."""
+    overlap_policy: Global___OverlapPolicy.ValueType
+    catch_up_policy: Global___CatchUpPolicy.ValueType
+    max_runs: _builtins.int
+    """It ends after so many firings; 0: never."""
+    pause_after_failed_runs: _builtins.int
+    """It pauses itself when so many of its jobs in a row have failed; 0: never."""
+    version: _builtins.int
+    """Grows with each change by a caller, and each pause."""
+    fired_count: _builtins.int
+    """How many of its times were fired."""
+    missed_count: _builtins.int
+    """How many of its times were not fired because no scheduler ran then."""
+    skipped_count: _builtins.int
+    """How many of its times were skipped because of `overlap_policy`."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
         """The input of the jobs it creates."""
@@ -285,7 +557,7 @@ class Schedule(_message.Message):
 
     @_builtins.property
     def next_run_at(self) -> _timestamp_pb2.Timestamp:
-        """When it fires next; unset while paused and once it has fired for the last time."""
+        """When it fires next, jitter included; unset while paused and once it has fired for the last time."""
 
     @_builtins.property
     def last_run_at(self) -> _timestamp_pb2.Timestamp:
@@ -295,6 +567,16 @@ class Schedule(_message.Message):
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def jitter(self) -> _duration_pb2.Duration:
+        """Each firing is late by up to so much, chosen by the schedule and the time."""
+
+    @_builtins.property
+    def catch_up_window(self) -> _duration_pb2.Duration:
+        """How far back RUN_ALL goes."""
+
+    @_builtins.property
+    def delivery(self) -> Global___Delivery: ...
     def __init__(
         self,
         *,
@@ -317,10 +599,21 @@ class Schedule(_message.Message):
         created_by: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        jitter: _duration_pb2.Duration | None = ...,
+        overlap_policy: Global___OverlapPolicy.ValueType = ...,
+        catch_up_policy: Global___CatchUpPolicy.ValueType = ...,
+        catch_up_window: _duration_pb2.Duration | None = ...,
+        max_runs: _builtins.int = ...,
+        pause_after_failed_runs: _builtins.int = ...,
+        delivery: Global___Delivery | None = ...,
+        version: _builtins.int = ...,
+        fired_count: _builtins.int = ...,
+        missed_count: _builtins.int = ...,
+        skipped_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "end_at", b"end_at", "input", b"input", "last_run_at", b"last_run_at", "metadata", b"metadata", "next_run_at", b"next_run_at", "recurrence", b"recurrence", "start_at", b"start_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["catch_up_window", b"catch_up_window", "created_at", b"created_at", "delivery", b"delivery", "end_at", b"end_at", "input", b"input", "jitter", b"jitter", "last_run_at", b"last_run_at", "metadata", b"metadata", "next_run_at", b"next_run_at", "recurrence", b"recurrence", "start_at", b"start_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consecutive_failures", b"consecutive_failures", "created_at", b"created_at", "created_by", b"created_by", "end_at", b"end_at", "input", b"input", "last_job_id", b"last_job_id", "last_run_at", b"last_run_at", "metadata", b"metadata", "name", b"name", "next_run_at", b"next_run_at", "org_id", b"org_id", "pause_reason", b"pause_reason", "paused", b"paused", "recurrence", b"recurrence", "schedule_id", b"schedule_id", "start_at", b"start_at", "time_zone", b"time_zone", "type", b"type", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catch_up_policy", b"catch_up_policy", "catch_up_window", b"catch_up_window", "consecutive_failures", b"consecutive_failures", "created_at", b"created_at", "created_by", b"created_by", "delivery", b"delivery", "end_at", b"end_at", "fired_count", b"fired_count", "input", b"input", "jitter", b"jitter", "last_job_id", b"last_job_id", "last_run_at", b"last_run_at", "max_runs", b"max_runs", "metadata", b"metadata", "missed_count", b"missed_count", "name", b"name", "next_run_at", b"next_run_at", "org_id", b"org_id", "overlap_policy", b"overlap_policy", "pause_after_failed_runs", b"pause_after_failed_runs", "pause_reason", b"pause_reason", "paused", b"paused", "recurrence", b"recurrence", "schedule_id", b"schedule_id", "skipped_count", b"skipped_count", "start_at", b"start_at", "time_zone", b"time_zone", "type", b"type", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,12 +23,16 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from millrace.scheduler.v1 import schedule_pb2 as millrace_dot_scheduler_dot_v1_dot_schedule__pb2
+from millrace.scheduler.v1 import schedule_run_pb2 as millrace_dot_scheduler_dot_v1_dot_schedule__run__pb2
+from millrace.scheduler.v1 import system_schedule_pb2 as millrace_dot_scheduler_dot_v1_dot_system__schedule__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-millrace/scheduler/v1/scheduler_service.proto\x12\x15millrace.scheduler.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$millrace/scheduler/v1/schedule.proto\"\xe2\x02\n\x15\x43reateScheduleRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12&\n\x05input\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x35\n\nrecurrence\x18\x06 \x01(\x0b\x32!.millrace.scheduler.v1.Recurrence\x12\x11\n\ttime_zone\x18\x07 \x01(\t\x12,\n\x08start_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x65nd_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\n \x01(\t\x12\x12\n\nrequest_id\x18\x0b \x01(\t\"K\n\x16\x43reateScheduleResponse\x12\x31\n\x08schedule\x18\x01 \x01(\x0b\x32\x1f.millrace.scheduler.v1.Schedule\"9\n\x12GetScheduleRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\"H\n\x13GetScheduleResponse\x12\x31\n\x08schedule\x18\x01 \x01(\x0b\x32\x1f.millrace.scheduler.v1.Schedule\"M\n\x14ListSchedulesRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"d\n\x15ListSchedulesResponse\x12\x32\n\tschedules\x18\x01 \x03(\x0b\x32\x1f.millrace.scheduler.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x15\x44\x65leteScheduleRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteScheduleResponse\"K\n\x14PauseScheduleRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"J\n\x15PauseScheduleResponse\x12\x31\n\x08schedule\x18\x01 \x01(\x0b\x32\x1f.millrace.scheduler.v1.Schedule\"<\n\x15ResumeScheduleRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\"K\n\x16ResumeScheduleResponse\x12\x31\n\x08schedule\x18\x01 \x01(\x0b\x32\x1f.millrace.scheduler.v1.Schedule\"M\n\x12RunScheduleRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"%\n\x13RunScheduleResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t2\xf0\x08\n\x10SchedulerService\x12\x95\x01\n\x0e\x43reateSchedule\x12,.millrace.scheduler.v1.CreateScheduleRequest\x1a-.millrace.scheduler.v1.CreateScheduleResponse\"&\x82\xd3\xe4\x93\x02 \"\x1b/v1/orgs/{org_id}/schedules:\x01*\x12\x97\x01\n\x0bGetSchedule\x12).millrace.scheduler.v1.GetScheduleRequest\x1a*.millrace.scheduler.v1.GetScheduleResponse\"1\x82\xd3\xe4\x93\x02+\x12)/v1/orgs/{org_id}/schedules/{schedule_id}\x12\x8f\x01\n\rListSchedules\x12+.millrace.scheduler.v1.ListSchedulesRequest\x1a,.millrace.scheduler.v1.ListSchedulesResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/orgs/{org_id}/schedules\x12\xa0\x01\n\x0e\x44\x65leteSchedule\x12,.millrace.scheduler.v1.DeleteScheduleRequest\x1a-.millrace.scheduler.v1.DeleteScheduleResponse\"1\x82\xd3\xe4\x93\x02+*)/v1/orgs/{org_id}/schedules/{schedule_id}\x12\xa6\x01\n\rPauseSchedule\x12+.millrace.scheduler.v1.PauseScheduleRequest\x1a,.millrace.scheduler.v1.PauseScheduleResponse\":\x82\xd3\xe4\x93\x02\x34\"//v1/orgs/{org_id}/schedules/{schedule_id}:pause:\x01*\x12\xaa\x01\n\x0eResumeSchedule\x12,.millrace.scheduler.v1.ResumeScheduleRequest\x1a-.millrace.scheduler.v1.ResumeScheduleResponse\";\x82\xd3\xe4\x93\x02\x35\"0/v1/orgs/{org_id}/schedules/{schedule_id}:resume:\x01*\x12\x9e\x01\n\x0bRunSchedule\x12).millrace.scheduler.v1.RunScheduleRequest\x1a*.millrace.scheduler.v1.RunScheduleResponse\"8\x82\xd3\xe4\x93\x02\x32\"-/v1/orgs/{org_id}/schedules/{schedule_id}:run:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-millrace/scheduler/v1/scheduler_service.proto\x12\x15millrace.scheduler.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$millrace/scheduler/v1/schedule.proto\x1a(millrace/scheduler/v1/schedule_run.proto\x1a+millrace/scheduler/v1/system_schedule.proto\"\xa4\x05\n\x15\x43reateScheduleRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12&\n\x05input\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x35\n\nrecurrence\x18\x06 \x01(\x0b\x32!.millrace.scheduler.v1.Recurrence\x12\x11\n\ttime_zone\x18\x07 \x01(\t\x12,\n\x08start_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x65nd_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\n \x01(\t\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12)\n\x06jitter\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12<\n\x0eoverlap_policy\x18\r \x01(\x0e\x32$.millrace.scheduler.v1.OverlapPolicy\x12=\n\x0f\x63\x61tch_up_policy\x18\x0e \x01(\x0e\x32$.millrace.scheduler.v1.CatchUpPolicy\x12\x32\n\x0f\x63\x61tch_up_window\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08max_runs\x18\x10 \x01(\x05\x12\x1f\n\x17pause_after_failed_runs\x18\x11 \x01(\x05\x12\x31\n\x08\x64\x65livery\x18\x12 \x01(\x0b\x32\x1f.millrace.scheduler.v1.Delivery\"K\n\x16\x43reateScheduleResponse\x12\x31\n\x08schedule\x18\x01 \x01(\x0b\x32\x1f.millrace.scheduler.v1.Schedule\"9\n\x12GetScheduleRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\"\xb3\x01\n\x13GetScheduleResponse\x12\x31\n\x08schedule\x18\x01 \x01(\x0b\x32\x1f.millrace.scheduler.v1.Schedule\x12\x32\n\x0enext_run_times\x18\x02 \x03(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\tlast_runs\x18\x03 \x03(\x0b\x32\".millrace.scheduler.v1.ScheduleRun\"{\n\x15UpdateScheduleRequest\x12\x31\n\x08schedule\x18\x01 \x01(\x0b\x32\x1f.millrace.scheduler.v1.Schedule\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"K\n\x16UpdateScheduleResponse\x12\x31\n\x08schedule\x18\x01 \x01(\x0b\x32\x1f.millrace.scheduler.v1.Schedule\"\xf9\x01\n\x14ListSchedulesRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x33\n\tfrequency\x18\x05 \x01(\x0e\x32 .millrace.scheduler.v1.Frequency\x12\x13\n\x06\x61\x63tive\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12\x37\n\x08\x64\x65livery\x18\x07 \x01(\x0e\x32%.millrace.scheduler.v1.DeliveryMethod\x12\x0e\n\x06search\x18\x08 \x01(\tB\t\n\x07_active\"d\n\x15ListSchedulesResponse\x12\x32\n\tschedules\x18\x01 \x03(\x0b\x32\x1f.millrace.scheduler.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x15\x44\x65leteScheduleRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\"\x18\n\x16\x44\x65leteScheduleResponse\"K\n\x14PauseScheduleRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"J\n\x15PauseScheduleResponse\x12\x31\n\x08schedule\x18\x01 \x01(\x0b\x32\x1f.millrace.scheduler.v1.Schedule\"<\n\x15ResumeScheduleRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\"K\n\x16ResumeScheduleResponse\x12\x31\n\x08schedule\x18\x01 \x01(\x0b\x32\x1f.millrace.scheduler.v1.Schedule\"M\n\x12RunScheduleRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"%\n\x13RunScheduleResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"e\n\x17ListScheduleRunsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"e\n\x18ListScheduleRunsResponse\x12\x30\n\x04runs\x18\x01 \x03(\x0b\x32\".millrace.scheduler.v1.ScheduleRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb4\x01\n\x0eScheduleTiming\x12\x35\n\nrecurrence\x18\x01 \x01(\x0b\x32!.millrace.scheduler.v1.Recurrence\x12\x11\n\ttime_zone\x18\x02 \x01(\t\x12,\n\x08start_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x65nd_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbd\x01\n\x16PreviewScheduleRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x15\n\x0bschedule_id\x18\x02 \x01(\tH\x00\x12\x37\n\x06timing\x18\x03 \x01(\x0b\x32%.millrace.scheduler.v1.ScheduleTimingH\x00\x12)\n\x05\x61\x66ter\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63ount\x18\x05 \x01(\x05\x42\t\n\x07subject\"H\n\x17PreviewScheduleResponse\x12-\n\trun_times\x18\x01 \x03(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9c\x01\n\x17\x42\x61\x63kfillScheduleRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x13\n\x0bschedule_id\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"c\n\x18\x42\x61\x63kfillScheduleResponse\x12\x30\n\x04runs\x18\x01 \x03(\x0b\x32\".millrace.scheduler.v1.ScheduleRun\x12\x15\n\rcreated_count\x18\x02 \x01(\x05\"\x1c\n\x1aListSystemSchedulesRequest\"^\n\x1bListSystemSchedulesResponse\x12?\n\x10system_schedules\x18\x01 \x03(\x0b\x32%.millrace.scheduler.v1.SystemSchedule\"(\n\x18RunSystemScheduleRequest\x12\x0c\n\x04type\x18\x01 \x01(\t\"+\n\x19RunSystemScheduleResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t*\xa8\x01\n\tFrequency\x12\x19\n\x15\x46REQUENCY_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x46REQUENCY_ONCE\x10\x01\x12\x13\n\x0f\x46REQUENCY_DAILY\x10\x02\x12\x14\n\x10\x46REQUENCY_WEEKLY\x10\x03\x12\x15\n\x11\x46REQUENCY_MONTHLY\x10\x04\x12\x16\n\x12\x46REQUENCY_INTERVAL\x10\x05\x12\x12\n\x0e\x46REQUENCY_CRON\x10\x06*\xbe\x01\n\x0e\x44\x65liveryMethod\x12\x1f\n\x1b\x44\x45LIVERY_METHOD_UNSPECIFIED\x10\x00\x12\x18\n\x14\x44\x45LIVERY_METHOD_NONE\x10\x01\x12\x1c\n\x18\x44\x45LIVERY_METHOD_DOWNLOAD\x10\x02\x12\x1b\n\x17\x44\x45LIVERY_METHOD_WEBHOOK\x10\x03\x12\x19\n\x15\x44\x45LIVERY_METHOD_EMAIL\x10\x04\x12\x1b\n\x17\x44\x45LIVERY_METHOD_STORAGE\x10\x05\x32\xf7\x10\n\x10SchedulerService\x12\x95\x01\n\x0e\x43reateSchedule\x12,.millrace.scheduler.v1.CreateScheduleRequest\x1a-.millrace.scheduler.v1.CreateScheduleResponse\"&\x82\xd3\xe4\x93\x02 \"\x1b/v1/orgs/{org_id}/schedules:\x01*\x12\x97\x01\n\x0bGetSchedule\x12).millrace.scheduler.v1.GetScheduleRequest\x1a*.millrace.scheduler.v1.GetScheduleResponse\"1\x82\xd3\xe4\x93\x02+\x12)/v1/orgs/{org_id}/schedules/{schedule_id}\x12\xbc\x01\n\x0eUpdateSchedule\x12,.millrace.scheduler.v1.UpdateScheduleRequest\x1a-.millrace.scheduler.v1.UpdateScheduleResponse\"M\x82\xd3\xe4\x93\x02G2;/v1/orgs/{schedule.org_id}/schedules/{schedule.schedule_id}:\x08schedule\x12\x8f\x01\n\rListSchedules\x12+.millrace.scheduler.v1.ListSchedulesRequest\x1a,.millrace.scheduler.v1.ListSchedulesResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/orgs/{org_id}/schedules\x12\xa0\x01\n\x0e\x44\x65leteSchedule\x12,.millrace.scheduler.v1.DeleteScheduleRequest\x1a-.millrace.scheduler.v1.DeleteScheduleResponse\"1\x82\xd3\xe4\x93\x02+*)/v1/orgs/{org_id}/schedules/{schedule_id}\x12\xa6\x01\n\rPauseSchedule\x12+.millrace.scheduler.v1.PauseScheduleRequest\x1a,.millrace.scheduler.v1.PauseScheduleResponse\":\x82\xd3\xe4\x93\x02\x34\"//v1/orgs/{org_id}/schedules/{schedule_id}:pause:\x01*\x12\xaa\x01\n\x0eResumeSchedule\x12,.millrace.scheduler.v1.ResumeScheduleRequest\x1a-.millrace.scheduler.v1.ResumeScheduleResponse\";\x82\xd3\xe4\x93\x02\x35\"0/v1/orgs/{org_id}/schedules/{schedule_id}:resume:\x01*\x12\x9e\x01\n\x0bRunSchedule\x12).millrace.scheduler.v1.RunScheduleRequest\x1a*.millrace.scheduler.v1.RunScheduleResponse\"8\x82\xd3\xe4\x93\x02\x32\"-/v1/orgs/{org_id}/schedules/{schedule_id}:run:\x01*\x12\xab\x01\n\x10ListScheduleRuns\x12..millrace.scheduler.v1.ListScheduleRunsRequest\x1a/.millrace.scheduler.v1.ListScheduleRunsResponse\"6\x82\xd3\xe4\x93\x02\x30\x12./v1/orgs/{org_id}/schedules/{schedule_id}/runs\x12\xa0\x01\n\x0fPreviewSchedule\x12-.millrace.scheduler.v1.PreviewScheduleRequest\x1a..millrace.scheduler.v1.PreviewScheduleResponse\".\x82\xd3\xe4\x93\x02(\"#/v1/orgs/{org_id}/schedules:preview:\x01*\x12\xb2\x01\n\x10\x42\x61\x63kfillSchedule\x12..millrace.scheduler.v1.BackfillScheduleRequest\x1a/.millrace.scheduler.v1.BackfillScheduleResponse\"=\x82\xd3\xe4\x93\x02\x37\"2/v1/orgs/{org_id}/schedules/{schedule_id}:backfill:\x01*\x12\x9a\x01\n\x13ListSystemSchedules\x12\x31.millrace.scheduler.v1.ListSystemSchedulesRequest\x1a\x32.millrace.scheduler.v1.ListSystemSchedulesResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/system-schedules\x12\xa2\x01\n\x11RunSystemSchedule\x12/.millrace.scheduler.v1.RunSystemScheduleRequest\x1a\x30.millrace.scheduler.v1.RunSystemScheduleResponse\"*\x82\xd3\xe4\x93\x02$\"\x1f/v1/system-schedules/{type}:run:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +43,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCHEDULERSERVICE'].methods_by_name['CreateSchedule']._serialized_options = b'\202\323\344\223\002 \"\033/v1/orgs/{org_id}/schedules:\001*'
   _globals['_SCHEDULERSERVICE'].methods_by_name['GetSchedule']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['GetSchedule']._serialized_options = b'\202\323\344\223\002+\022)/v1/orgs/{org_id}/schedules/{schedule_id}'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['UpdateSchedule']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['UpdateSchedule']._serialized_options = b'\202\323\344\223\002G2;/v1/orgs/{schedule.org_id}/schedules/{schedule.schedule_id}:\010schedule'
   _globals['_SCHEDULERSERVICE'].methods_by_name['ListSchedules']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['ListSchedules']._serialized_options = b'\202\323\344\223\002\035\022\033/v1/orgs/{org_id}/schedules'
   _globals['_SCHEDULERSERVICE'].methods_by_name['DeleteSchedule']._loaded_options = None
@@ -49,34 +55,74 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCHEDULERSERVICE'].methods_by_name['ResumeSchedule']._serialized_options = b'\202\323\344\223\0025\"0/v1/orgs/{org_id}/schedules/{schedule_id}:resume:\001*'
   _globals['_SCHEDULERSERVICE'].methods_by_name['RunSchedule']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['RunSchedule']._serialized_options = b'\202\323\344\223\0022\"-/v1/orgs/{org_id}/schedules/{schedule_id}:run:\001*'
-  _globals['_CREATESCHEDULEREQUEST']._serialized_start=204
-  _globals['_CREATESCHEDULEREQUEST']._serialized_end=558
-  _globals['_CREATESCHEDULERESPONSE']._serialized_start=560
-  _globals['_CREATESCHEDULERESPONSE']._serialized_end=635
-  _globals['_GETSCHEDULEREQUEST']._serialized_start=637
-  _globals['_GETSCHEDULEREQUEST']._serialized_end=694
-  _globals['_GETSCHEDULERESPONSE']._serialized_start=696
-  _globals['_GETSCHEDULERESPONSE']._serialized_end=768
-  _globals['_LISTSCHEDULESREQUEST']._serialized_start=770
-  _globals['_LISTSCHEDULESREQUEST']._serialized_end=847
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=849
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=949
-  _globals['_DELETESCHEDULEREQUEST']._serialized_start=951
-  _globals['_DELETESCHEDULEREQUEST']._serialized_end=1011
-  _globals['_DELETESCHEDULERESPONSE']._serialized_start=1013
-  _globals['_DELETESCHEDULERESPONSE']._serialized_end=1037
-  _globals['_PAUSESCHEDULEREQUEST']._serialized_start=1039
-  _globals['_PAUSESCHEDULEREQUEST']._serialized_end=1114
-  _globals['_PAUSESCHEDULERESPONSE']._serialized_start=1116
-  _globals['_PAUSESCHEDULERESPONSE']._serialized_end=1190
-  _globals['_RESUMESCHEDULEREQUEST']._serialized_start=1192
-  _globals['_RESUMESCHEDULEREQUEST']._serialized_end=1252
-  _globals['_RESUMESCHEDULERESPONSE']._serialized_start=1254
-  _globals['_RESUMESCHEDULERESPONSE']._serialized_end=1329
-  _globals['_RUNSCHEDULEREQUEST']._serialized_start=1331
-  _globals['_RUNSCHEDULEREQUEST']._serialized_end=1408
-  _globals['_RUNSCHEDULERESPONSE']._serialized_start=1410
-  _globals['_RUNSCHEDULERESPONSE']._serialized_end=1447
-  _globals['_SCHEDULERSERVICE']._serialized_start=1450
-  _globals['_SCHEDULERSERVICE']._serialized_end=2586
+  _globals['_SCHEDULERSERVICE'].methods_by_name['ListScheduleRuns']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['ListScheduleRuns']._serialized_options = b'\202\323\344\223\0020\022./v1/orgs/{org_id}/schedules/{schedule_id}/runs'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['PreviewSchedule']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['PreviewSchedule']._serialized_options = b'\202\323\344\223\002(\"#/v1/orgs/{org_id}/schedules:preview:\001*'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['BackfillSchedule']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['BackfillSchedule']._serialized_options = b'\202\323\344\223\0027\"2/v1/orgs/{org_id}/schedules/{schedule_id}:backfill:\001*'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['ListSystemSchedules']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['ListSystemSchedules']._serialized_options = b'\202\323\344\223\002\026\022\024/v1/system-schedules'
+  _globals['_SCHEDULERSERVICE'].methods_by_name['RunSystemSchedule']._loaded_options = None
+  _globals['_SCHEDULERSERVICE'].methods_by_name['RunSystemSchedule']._serialized_options = b'\202\323\344\223\002$\"\037/v1/system-schedules/{type}:run:\001*'
+  _globals['_FREQUENCY']._serialized_start=3536
+  _globals['_FREQUENCY']._serialized_end=3704
+  _globals['_DELIVERYMETHOD']._serialized_start=3707
+  _globals['_DELIVERYMETHOD']._serialized_end=3897
+  _globals['_CREATESCHEDULEREQUEST']._serialized_start=357
+  _globals['_CREATESCHEDULEREQUEST']._serialized_end=1033
+  _globals['_CREATESCHEDULERESPONSE']._serialized_start=1035
+  _globals['_CREATESCHEDULERESPONSE']._serialized_end=1110
+  _globals['_GETSCHEDULEREQUEST']._serialized_start=1112
+  _globals['_GETSCHEDULEREQUEST']._serialized_end=1169
+  _globals['_GETSCHEDULERESPONSE']._serialized_start=1172
+  _globals['_GETSCHEDULERESPONSE']._serialized_end=1351
+  _globals['_UPDATESCHEDULEREQUEST']._serialized_start=1353
+  _globals['_UPDATESCHEDULEREQUEST']._serialized_end=1476
+  _globals['_UPDATESCHEDULERESPONSE']._serialized_start=1478
+  _globals['_UPDATESCHEDULERESPONSE']._serialized_end=1553
+  _globals['_LISTSCHEDULESREQUEST']._serialized_start=1556
+  _globals['_LISTSCHEDULESREQUEST']._serialized_end=1805
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=1807
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=1907
+  _globals['_DELETESCHEDULEREQUEST']._serialized_start=1909
+  _globals['_DELETESCHEDULEREQUEST']._serialized_end=1969
+  _globals['_DELETESCHEDULERESPONSE']._serialized_start=1971
+  _globals['_DELETESCHEDULERESPONSE']._serialized_end=1995
+  _globals['_PAUSESCHEDULEREQUEST']._serialized_start=1997
+  _globals['_PAUSESCHEDULEREQUEST']._serialized_end=2072
+  _globals['_PAUSESCHEDULERESPONSE']._serialized_start=2074
+  _globals['_PAUSESCHEDULERESPONSE']._serialized_end=2148
+  _globals['_RESUMESCHEDULEREQUEST']._serialized_start=2150
+  _globals['_RESUMESCHEDULEREQUEST']._serialized_end=2210
+  _globals['_RESUMESCHEDULERESPONSE']._serialized_start=2212
+  _globals['_RESUMESCHEDULERESPONSE']._serialized_end=2287
+  _globals['_RUNSCHEDULEREQUEST']._serialized_start=2289
+  _globals['_RUNSCHEDULEREQUEST']._serialized_end=2366
+  _globals['_RUNSCHEDULERESPONSE']._serialized_start=2368
+  _globals['_RUNSCHEDULERESPONSE']._serialized_end=2405
+  _globals['_LISTSCHEDULERUNSREQUEST']._serialized_start=2407
+  _globals['_LISTSCHEDULERUNSREQUEST']._serialized_end=2508
+  _globals['_LISTSCHEDULERUNSRESPONSE']._serialized_start=2510
+  _globals['_LISTSCHEDULERUNSRESPONSE']._serialized_end=2611
+  _globals['_SCHEDULETIMING']._serialized_start=2614
+  _globals['_SCHEDULETIMING']._serialized_end=2794
+  _globals['_PREVIEWSCHEDULEREQUEST']._serialized_start=2797
+  _globals['_PREVIEWSCHEDULEREQUEST']._serialized_end=2986
+  _globals['_PREVIEWSCHEDULERESPONSE']._serialized_start=2988
+  _globals['_PREVIEWSCHEDULERESPONSE']._serialized_end=3060
+  _globals['_BACKFILLSCHEDULEREQUEST']._serialized_start=3063
+  _globals['_BACKFILLSCHEDULEREQUEST']._serialized_end=3219
+  _globals['_BACKFILLSCHEDULERESPONSE']._serialized_start=3221
+  _globals['_BACKFILLSCHEDULERESPONSE']._serialized_end=3320
+  _globals['_LISTSYSTEMSCHEDULESREQUEST']._serialized_start=3322
+  _globals['_LISTSYSTEMSCHEDULESREQUEST']._serialized_end=3350
+  _globals['_LISTSYSTEMSCHEDULESRESPONSE']._serialized_start=3352
+  _globals['_LISTSYSTEMSCHEDULESRESPONSE']._serialized_end=3446
+  _globals['_RUNSYSTEMSCHEDULEREQUEST']._serialized_start=3448
+  _globals['_RUNSYSTEMSCHEDULEREQUEST']._serialized_end=3488
+  _globals['_RUNSYSTEMSCHEDULERESPONSE']._serialized_start=3490
+  _globals['_RUNSYSTEMSCHEDULERESPONSE']._serialized_end=3533
+  _globals['_SCHEDULERSERVICE']._serialized_start=3900
+  _globals['_SCHEDULERSERVICE']._serialized_end=6067
 # @@protoc_insertion_point(module_scope)

@@ -5,11 +5,16 @@ The Scheduler service: jobs at the times that an organisation's schedules name."
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from millrace.scheduler.v1 import schedule_pb2 as _schedule_pb2
+from millrace.scheduler.v1 import schedule_run_pb2 as _schedule_run_pb2
+from millrace.scheduler.v1 import system_schedule_pb2 as _system_schedule_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +25,54 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Frequency:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FrequencyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Frequency.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FREQUENCY_UNSPECIFIED: _Frequency.ValueType  # 0
+    FREQUENCY_ONCE: _Frequency.ValueType  # 1
+    FREQUENCY_DAILY: _Frequency.ValueType  # 2
+    FREQUENCY_WEEKLY: _Frequency.ValueType  # 3
+    FREQUENCY_MONTHLY: _Frequency.ValueType  # 4
+    FREQUENCY_INTERVAL: _Frequency.ValueType  # 5
+    FREQUENCY_CRON: _Frequency.ValueType  # 6
+
+class Frequency(_Frequency, metaclass=_FrequencyEnumTypeWrapper): ...
+
+FREQUENCY_UNSPECIFIED: Frequency.ValueType  # 0
+FREQUENCY_ONCE: Frequency.ValueType  # 1
+FREQUENCY_DAILY: Frequency.ValueType  # 2
+FREQUENCY_WEEKLY: Frequency.ValueType  # 3
+FREQUENCY_MONTHLY: Frequency.ValueType  # 4
+FREQUENCY_INTERVAL: Frequency.ValueType  # 5
+FREQUENCY_CRON: Frequency.ValueType  # 6
+Global___Frequency: _TypeAlias = Frequency  # noqa: Y015
+
+class _DeliveryMethod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeliveryMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeliveryMethod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DELIVERY_METHOD_UNSPECIFIED: _DeliveryMethod.ValueType  # 0
+    DELIVERY_METHOD_NONE: _DeliveryMethod.ValueType  # 1
+    DELIVERY_METHOD_DOWNLOAD: _DeliveryMethod.ValueType  # 2
+    DELIVERY_METHOD_WEBHOOK: _DeliveryMethod.ValueType  # 3
+    DELIVERY_METHOD_EMAIL: _DeliveryMethod.ValueType  # 4
+    DELIVERY_METHOD_STORAGE: _DeliveryMethod.ValueType  # 5
+
+class DeliveryMethod(_DeliveryMethod, metaclass=_DeliveryMethodEnumTypeWrapper): ...
+
+DELIVERY_METHOD_UNSPECIFIED: DeliveryMethod.ValueType  # 0
+DELIVERY_METHOD_NONE: DeliveryMethod.ValueType  # 1
+DELIVERY_METHOD_DOWNLOAD: DeliveryMethod.ValueType  # 2
+DELIVERY_METHOD_WEBHOOK: DeliveryMethod.ValueType  # 3
+DELIVERY_METHOD_EMAIL: DeliveryMethod.ValueType  # 4
+DELIVERY_METHOD_STORAGE: DeliveryMethod.ValueType  # 5
+Global___DeliveryMethod: _TypeAlias = DeliveryMethod  # noqa: Y015
 
 @_typing.final
 class CreateScheduleRequest(_message.Message):
@@ -36,6 +89,13 @@ class CreateScheduleRequest(_message.Message):
     END_AT_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    JITTER_FIELD_NUMBER: _builtins.int
+    OVERLAP_POLICY_FIELD_NUMBER: _builtins.int
+    CATCH_UP_POLICY_FIELD_NUMBER: _builtins.int
+    CATCH_UP_WINDOW_FIELD_NUMBER: _builtins.int
+    MAX_RUNS_FIELD_NUMBER: _builtins.int
+    PAUSE_AFTER_FAILED_RUNS_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """Required."""
     name: _builtins.str
@@ -50,6 +110,12 @@ class CreateScheduleRequest(_message.Message):
     """Makes a repeated call harmless: any text unique to this request within the organisation, at most
     128 characters.
     """
+    overlap_policy: _schedule_pb2.OverlapPolicy.ValueType
+    catch_up_policy: _schedule_pb2.CatchUpPolicy.ValueType
+    max_runs: _builtins.int
+    """0: without end."""
+    pause_after_failed_runs: _builtins.int
+    """0 to 100; 0: never."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
         """The input of the jobs to create; checked against the type's schema now and at each firing."""
@@ -70,6 +136,16 @@ class CreateScheduleRequest(_message.Message):
     def end_at(self) -> _timestamp_pb2.Timestamp:
         """Does not fire after this time; unset: for ever."""
 
+    @_builtins.property
+    def jitter(self) -> _duration_pb2.Duration:
+        """Each firing is late by up to so much, 0 s to 24 h, in whole seconds."""
+
+    @_builtins.property
+    def catch_up_window(self) -> _duration_pb2.Duration:
+        """Required with RUN_ALL, unset otherwise: 1 s to 30 days."""
+
+    @_builtins.property
+    def delivery(self) -> _schedule_pb2.Delivery: ...
     def __init__(
         self,
         *,
@@ -84,10 +160,17 @@ class CreateScheduleRequest(_message.Message):
         end_at: _timestamp_pb2.Timestamp | None = ...,
         created_by: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        jitter: _duration_pb2.Duration | None = ...,
+        overlap_policy: _schedule_pb2.OverlapPolicy.ValueType = ...,
+        catch_up_policy: _schedule_pb2.CatchUpPolicy.ValueType = ...,
+        catch_up_window: _duration_pb2.Duration | None = ...,
+        max_runs: _builtins.int = ...,
+        pause_after_failed_runs: _builtins.int = ...,
+        delivery: _schedule_pb2.Delivery | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_at", b"end_at", "input", b"input", "metadata", b"metadata", "recurrence", b"recurrence", "start_at", b"start_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["catch_up_window", b"catch_up_window", "delivery", b"delivery", "end_at", b"end_at", "input", b"input", "jitter", b"jitter", "metadata", b"metadata", "recurrence", b"recurrence", "start_at", b"start_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_by", b"created_by", "end_at", b"end_at", "input", b"input", "metadata", b"metadata", "name", b"name", "org_id", b"org_id", "recurrence", b"recurrence", "request_id", b"request_id", "start_at", b"start_at", "time_zone", b"time_zone", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catch_up_policy", b"catch_up_policy", "catch_up_window", b"catch_up_window", "created_by", b"created_by", "delivery", b"delivery", "end_at", b"end_at", "input", b"input", "jitter", b"jitter", "max_runs", b"max_runs", "metadata", b"metadata", "name", b"name", "org_id", b"org_id", "overlap_policy", b"overlap_policy", "pause_after_failed_runs", b"pause_after_failed_runs", "recurrence", b"recurrence", "request_id", b"request_id", "start_at", b"start_at", "time_zone", b"time_zone", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -142,6 +225,68 @@ class GetScheduleResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SCHEDULE_FIELD_NUMBER: _builtins.int
+    NEXT_RUN_TIMES_FIELD_NUMBER: _builtins.int
+    LAST_RUNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedule(self) -> _schedule_pb2.Schedule: ...
+    @_builtins.property
+    def next_run_times(self) -> _containers.RepeatedCompositeFieldContainer[_timestamp_pb2.Timestamp]:
+        """The next ten times at which it fires, fewer when it ends before; none while it is paused."""
+
+    @_builtins.property
+    def last_runs(self) -> _containers.RepeatedCompositeFieldContainer[_schedule_run_pb2.ScheduleRun]:
+        """What became of its last ten times, the latest first."""
+
+    def __init__(
+        self,
+        *,
+        schedule: _schedule_pb2.Schedule | None = ...,
+        next_run_times: _abc.Iterable[_timestamp_pb2.Timestamp] | None = ...,
+        last_runs: _abc.Iterable[_schedule_run_pb2.ScheduleRun] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_runs", b"last_runs", "next_run_times", b"next_run_times", "schedule", b"schedule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetScheduleResponse: _TypeAlias = GetScheduleResponse  # noqa: Y015
+
+@_typing.final
+class UpdateScheduleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedule(self) -> _schedule_pb2.Schedule:
+        """Its `org_id` and `schedule_id` say which; of its other fields those that `update_mask` names are written."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Required: name, type, input, metadata, recurrence, time_zone, start_at, end_at, jitter, overlap_policy,
+        catch_up_policy, catch_up_window, max_runs, pause_after_failed_runs, delivery; whole fields only.
+        """
+
+    def __init__(
+        self,
+        *,
+        schedule: _schedule_pb2.Schedule | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateScheduleRequest: _TypeAlias = UpdateScheduleRequest  # noqa: Y015
+
+@_typing.final
+class UpdateScheduleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def schedule(self) -> _schedule_pb2.Schedule: ...
     def __init__(
@@ -155,7 +300,7 @@ class GetScheduleResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetScheduleResponse: _TypeAlias = GetScheduleResponse  # noqa: Y015
+Global___UpdateScheduleResponse: _TypeAlias = UpdateScheduleResponse  # noqa: Y015
 
 @_typing.final
 class ListSchedulesRequest(_message.Message):
@@ -164,24 +309,46 @@ class ListSchedulesRequest(_message.Message):
     ORG_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    FREQUENCY_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    SEARCH_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """Required. "-" means all organisations and is for operators only."""
     page_size: _builtins.int
     """At most this many schedules, up to 1,000; 0: 50."""
     page_token: _builtins.str
     """`next_page_token` of the page before."""
+    type: _builtins.str
+    """Only those of this type."""
+    frequency: Global___Frequency.ValueType
+    """Only those with this frequency."""
+    active: _builtins.bool
+    """Only those that will fire (true), or that are paused or have ended (false)."""
+    delivery: Global___DeliveryMethod.ValueType
+    """Only those with this way of delivery."""
+    search: _builtins.str
+    """Only those whose name or type contains this text, in any case; at most 100 characters."""
     def __init__(
         self,
         *,
         org_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        type: _builtins.str = ...,
+        frequency: Global___Frequency.ValueType = ...,
+        active: _builtins.bool | None = ...,
+        delivery: Global___DeliveryMethod.ValueType = ...,
+        search: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "delivery", b"delivery", "frequency", b"frequency", "org_id", b"org_id", "page_size", b"page_size", "page_token", b"page_token", "search", b"search", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__active: _TypeAlias = _typing.Literal["active"]  # noqa: Y015
+    _WhichOneofArgType__active: _TypeAlias = _typing.Literal["_active", b"_active"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__active) -> _WhichOneofReturnType__active | None: ...
 
 Global___ListSchedulesRequest: _TypeAlias = ListSchedulesRequest  # noqa: Y015
 
@@ -389,3 +556,294 @@ class RunScheduleResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunScheduleResponse: _TypeAlias = RunScheduleResponse  # noqa: Y015
+
+@_typing.final
+class ListScheduleRunsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """Required."""
+    schedule_id: _builtins.str
+    """Required."""
+    page_size: _builtins.int
+    """At most this many runs, up to 1,000; 0: 50."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        schedule_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["org_id", b"org_id", "page_size", b"page_size", "page_token", b"page_token", "schedule_id", b"schedule_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListScheduleRunsRequest: _TypeAlias = ListScheduleRunsRequest  # noqa: Y015
+
+@_typing.final
+class ListScheduleRunsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[_schedule_run_pb2.ScheduleRun]: ...
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[_schedule_run_pb2.ScheduleRun] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListScheduleRunsResponse: _TypeAlias = ListScheduleRunsResponse  # noqa: Y015
+
+@_typing.final
+class ScheduleTiming(_message.Message):
+    """When a schedule that need not exist would fire."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECURRENCE_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    START_AT_FIELD_NUMBER: _builtins.int
+    END_AT_FIELD_NUMBER: _builtins.int
+    time_zone: _builtins.str
+    """The IANA time zone; empty: UTC."""
+    @_builtins.property
+    def recurrence(self) -> _schedule_pb2.Recurrence:
+        """Required."""
+
+    @_builtins.property
+    def start_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def end_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        recurrence: _schedule_pb2.Recurrence | None = ...,
+        time_zone: _builtins.str = ...,
+        start_at: _timestamp_pb2.Timestamp | None = ...,
+        end_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_at", b"end_at", "recurrence", b"recurrence", "start_at", b"start_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_at", b"end_at", "recurrence", b"recurrence", "start_at", b"start_at", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduleTiming: _TypeAlias = ScheduleTiming  # noqa: Y015
+
+@_typing.final
+class PreviewScheduleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """Required."""
+    schedule_id: _builtins.str
+    """A stored schedule, with its jitter, and the firings it has left."""
+    count: _builtins.int
+    """How many, up to 1,000; 0: 10."""
+    @_builtins.property
+    def timing(self) -> Global___ScheduleTiming: ...
+    @_builtins.property
+    def after(self) -> _timestamp_pb2.Timestamp:
+        """The times after this one; unset: after now."""
+
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        schedule_id: _builtins.str = ...,
+        timing: Global___ScheduleTiming | None = ...,
+        after: _timestamp_pb2.Timestamp | None = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "schedule_id", b"schedule_id", "subject", b"subject", "timing", b"timing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "count", b"count", "org_id", b"org_id", "schedule_id", b"schedule_id", "subject", b"subject", "timing", b"timing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["schedule_id", "timing"]  # noqa: Y015
+    _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_subject) -> _WhichOneofReturnType_subject | None: ...
+
+Global___PreviewScheduleRequest: _TypeAlias = PreviewScheduleRequest  # noqa: Y015
+
+@_typing.final
+class PreviewScheduleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_TIMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run_times(self) -> _containers.RepeatedCompositeFieldContainer[_timestamp_pb2.Timestamp]:
+        """When it fires."""
+
+    def __init__(
+        self,
+        *,
+        run_times: _abc.Iterable[_timestamp_pb2.Timestamp] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_times", b"run_times"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewScheduleResponse: _TypeAlias = PreviewScheduleResponse  # noqa: Y015
+
+@_typing.final
+class BackfillScheduleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """Required."""
+    schedule_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Required. The first time that counts."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Required, not in the future. The last time that counts."""
+
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        schedule_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "org_id", b"org_id", "schedule_id", b"schedule_id", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackfillScheduleRequest: _TypeAlias = BackfillScheduleRequest  # noqa: Y015
+
+@_typing.final
+class BackfillScheduleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    CREATED_COUNT_FIELD_NUMBER: _builtins.int
+    created_count: _builtins.int
+    """How many of the jobs were created by this call."""
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[_schedule_run_pb2.ScheduleRun]:
+        """The times of the range, each with its job, in their order."""
+
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[_schedule_run_pb2.ScheduleRun] | None = ...,
+        created_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_count", b"created_count", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackfillScheduleResponse: _TypeAlias = BackfillScheduleResponse  # noqa: Y015
+
+@_typing.final
+class ListSystemSchedulesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSystemSchedulesRequest: _TypeAlias = ListSystemSchedulesRequest  # noqa: Y015
+
+@_typing.final
+class ListSystemSchedulesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SYSTEM_SCHEDULES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def system_schedules(self) -> _containers.RepeatedCompositeFieldContainer[_system_schedule_pb2.SystemSchedule]: ...
+    def __init__(
+        self,
+        *,
+        system_schedules: _abc.Iterable[_system_schedule_pb2.SystemSchedule] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["system_schedules", b"system_schedules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSystemSchedulesResponse: _TypeAlias = ListSystemSchedulesResponse  # noqa: Y015
+
+@_typing.final
+class RunSystemScheduleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """Required."""
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunSystemScheduleRequest: _TypeAlias = RunSystemScheduleRequest  # noqa: Y015
+
+@_typing.final
+class RunSystemScheduleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """"system_" and 32 hexadecimal digits: the run."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunSystemScheduleResponse: _TypeAlias = RunSystemScheduleResponse  # noqa: Y015

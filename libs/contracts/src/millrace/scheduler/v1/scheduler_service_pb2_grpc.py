@@ -45,6 +45,11 @@ class SchedulerServiceStub:
                 request_serializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetScheduleRequest.SerializeToString,
                 response_deserializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetScheduleResponse.FromString,
                 _registered_method=True)
+        self.UpdateSchedule = channel.unary_unary(
+                '/millrace.scheduler.v1.SchedulerService/UpdateSchedule',
+                request_serializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdateScheduleRequest.SerializeToString,
+                response_deserializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdateScheduleResponse.FromString,
+                _registered_method=True)
         self.ListSchedules = channel.unary_unary(
                 '/millrace.scheduler.v1.SchedulerService/ListSchedules',
                 request_serializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListSchedulesRequest.SerializeToString,
@@ -70,6 +75,31 @@ class SchedulerServiceStub:
                 request_serializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.RunScheduleRequest.SerializeToString,
                 response_deserializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.RunScheduleResponse.FromString,
                 _registered_method=True)
+        self.ListScheduleRuns = channel.unary_unary(
+                '/millrace.scheduler.v1.SchedulerService/ListScheduleRuns',
+                request_serializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListScheduleRunsRequest.SerializeToString,
+                response_deserializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListScheduleRunsResponse.FromString,
+                _registered_method=True)
+        self.PreviewSchedule = channel.unary_unary(
+                '/millrace.scheduler.v1.SchedulerService/PreviewSchedule',
+                request_serializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.PreviewScheduleRequest.SerializeToString,
+                response_deserializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.PreviewScheduleResponse.FromString,
+                _registered_method=True)
+        self.BackfillSchedule = channel.unary_unary(
+                '/millrace.scheduler.v1.SchedulerService/BackfillSchedule',
+                request_serializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BackfillScheduleRequest.SerializeToString,
+                response_deserializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BackfillScheduleResponse.FromString,
+                _registered_method=True)
+        self.ListSystemSchedules = channel.unary_unary(
+                '/millrace.scheduler.v1.SchedulerService/ListSystemSchedules',
+                request_serializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListSystemSchedulesRequest.SerializeToString,
+                response_deserializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListSystemSchedulesResponse.FromString,
+                _registered_method=True)
+        self.RunSystemSchedule = channel.unary_unary(
+                '/millrace.scheduler.v1.SchedulerService/RunSystemSchedule',
+                request_serializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.RunSystemScheduleRequest.SerializeToString,
+                response_deserializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.RunSystemScheduleResponse.FromString,
+                _registered_method=True)
 
 
 class SchedulerServiceServicer:
@@ -88,6 +118,14 @@ class SchedulerServiceServicer:
 
     def GetSchedule(self, request, context):
         """Returns one schedule. May be retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateSchedule(self, request, context):
+        """Changes a schedule. ABORTED when `schedule.version` is set and not the current one. A new frequency, time
+        zone, start or end counts from now on; what was due and not fired yet is dropped.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,6 +171,42 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListScheduleRuns(self, request, context):
+        """Lists what became of a schedule's times, the latest first, also of a deleted one. May be retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewSchedule(self, request, context):
+        """Returns the next times of a schedule, stored or not: when it will fire. May be retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BackfillSchedule(self, request, context):
+        """Creates the jobs of a schedule's past times that have none yet. May be retried and repeated: there is one
+        job for each time. INVALID_ARGUMENT when the range holds more than 1,000 times.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSystemSchedules(self, request, context):
+        """Lists the schedules that are defined in code. For operators. May be retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunSystemSchedule(self, request, context):
+        """Runs a system schedule now. For operators. FAILED_PRECONDITION when it runs or waits already, or no live worker knows it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -145,6 +219,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.GetSchedule,
                     request_deserializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetScheduleRequest.FromString,
                     response_serializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetScheduleResponse.SerializeToString,
+            ),
+            'UpdateSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSchedule,
+                    request_deserializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdateScheduleRequest.FromString,
+                    response_serializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdateScheduleResponse.SerializeToString,
             ),
             'ListSchedules': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSchedules,
@@ -170,6 +249,31 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.RunSchedule,
                     request_deserializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.RunScheduleRequest.FromString,
                     response_serializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.RunScheduleResponse.SerializeToString,
+            ),
+            'ListScheduleRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListScheduleRuns,
+                    request_deserializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListScheduleRunsRequest.FromString,
+                    response_serializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListScheduleRunsResponse.SerializeToString,
+            ),
+            'PreviewSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewSchedule,
+                    request_deserializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.PreviewScheduleRequest.FromString,
+                    response_serializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.PreviewScheduleResponse.SerializeToString,
+            ),
+            'BackfillSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.BackfillSchedule,
+                    request_deserializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BackfillScheduleRequest.FromString,
+                    response_serializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BackfillScheduleResponse.SerializeToString,
+            ),
+            'ListSystemSchedules': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSystemSchedules,
+                    request_deserializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListSystemSchedulesRequest.FromString,
+                    response_serializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListSystemSchedulesResponse.SerializeToString,
+            ),
+            'RunSystemSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunSystemSchedule,
+                    request_deserializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.RunSystemScheduleRequest.FromString,
+                    response_serializer=millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.RunSystemScheduleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -227,6 +331,33 @@ class SchedulerService:
             '/millrace.scheduler.v1.SchedulerService/GetSchedule',
             millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetScheduleRequest.SerializeToString,
             millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.GetScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.scheduler.v1.SchedulerService/UpdateSchedule',
+            millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdateScheduleRequest.SerializeToString,
+            millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.UpdateScheduleResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -362,6 +493,141 @@ class SchedulerService:
             '/millrace.scheduler.v1.SchedulerService/RunSchedule',
             millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.RunScheduleRequest.SerializeToString,
             millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.RunScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListScheduleRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.scheduler.v1.SchedulerService/ListScheduleRuns',
+            millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListScheduleRunsRequest.SerializeToString,
+            millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListScheduleRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.scheduler.v1.SchedulerService/PreviewSchedule',
+            millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.PreviewScheduleRequest.SerializeToString,
+            millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.PreviewScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BackfillSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.scheduler.v1.SchedulerService/BackfillSchedule',
+            millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BackfillScheduleRequest.SerializeToString,
+            millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.BackfillScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSystemSchedules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.scheduler.v1.SchedulerService/ListSystemSchedules',
+            millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListSystemSchedulesRequest.SerializeToString,
+            millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.ListSystemSchedulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunSystemSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.scheduler.v1.SchedulerService/RunSystemSchedule',
+            millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.RunSystemScheduleRequest.SerializeToString,
+            millrace_dot_scheduler_dot_v1_dot_scheduler__service__pb2.RunSystemScheduleResponse.FromString,
             options,
             channel_credentials,
             insecure,

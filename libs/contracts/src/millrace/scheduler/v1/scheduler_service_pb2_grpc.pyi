@@ -41,6 +41,10 @@ class SchedulerServiceStub:
     """
     GetSchedule: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetScheduleRequest, _scheduler_service_pb2.GetScheduleResponse]
     """Returns one schedule. May be retried."""
+    UpdateSchedule: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.UpdateScheduleRequest, _scheduler_service_pb2.UpdateScheduleResponse]
+    """Changes a schedule. ABORTED when `schedule.version` is set and not the current one. A new frequency, time
+    zone, start or end counts from now on; what was due and not fired yet is dropped.
+    """
     ListSchedules: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListSchedulesRequest, _scheduler_service_pb2.ListSchedulesResponse]
     """Lists the schedules of an organisation, newest first, in a stable order. May be retried."""
     DeleteSchedule: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeleteScheduleRequest, _scheduler_service_pb2.DeleteScheduleResponse]
@@ -60,6 +64,18 @@ class SchedulerServiceStub:
 
     May be retried when `request_id` is set. The errors of CreateJob are passed on.
     """
+    ListScheduleRuns: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListScheduleRunsRequest, _scheduler_service_pb2.ListScheduleRunsResponse]
+    """Lists what became of a schedule's times, the latest first, also of a deleted one. May be retried."""
+    PreviewSchedule: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.PreviewScheduleRequest, _scheduler_service_pb2.PreviewScheduleResponse]
+    """Returns the next times of a schedule, stored or not: when it will fire. May be retried."""
+    BackfillSchedule: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.BackfillScheduleRequest, _scheduler_service_pb2.BackfillScheduleResponse]
+    """Creates the jobs of a schedule's past times that have none yet. May be retried and repeated: there is one
+    job for each time. INVALID_ARGUMENT when the range holds more than 1,000 times.
+    """
+    ListSystemSchedules: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListSystemSchedulesRequest, _scheduler_service_pb2.ListSystemSchedulesResponse]
+    """Lists the schedules that are defined in code. For operators. May be retried."""
+    RunSystemSchedule: _grpc.UnaryUnaryMultiCallable[_scheduler_service_pb2.RunSystemScheduleRequest, _scheduler_service_pb2.RunSystemScheduleResponse]
+    """Runs a system schedule now. For operators. FAILED_PRECONDITION when it runs or waits already, or no live worker knows it."""
 
 @_typing.type_check_only
 class SchedulerServiceAsyncStub(SchedulerServiceStub):
@@ -74,6 +90,10 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """
     GetSchedule: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.GetScheduleRequest, _scheduler_service_pb2.GetScheduleResponse]  # type: ignore[assignment]
     """Returns one schedule. May be retried."""
+    UpdateSchedule: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.UpdateScheduleRequest, _scheduler_service_pb2.UpdateScheduleResponse]  # type: ignore[assignment]
+    """Changes a schedule. ABORTED when `schedule.version` is set and not the current one. A new frequency, time
+    zone, start or end counts from now on; what was due and not fired yet is dropped.
+    """
     ListSchedules: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListSchedulesRequest, _scheduler_service_pb2.ListSchedulesResponse]  # type: ignore[assignment]
     """Lists the schedules of an organisation, newest first, in a stable order. May be retried."""
     DeleteSchedule: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.DeleteScheduleRequest, _scheduler_service_pb2.DeleteScheduleResponse]  # type: ignore[assignment]
@@ -93,6 +113,18 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
 
     May be retried when `request_id` is set. The errors of CreateJob are passed on.
     """
+    ListScheduleRuns: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListScheduleRunsRequest, _scheduler_service_pb2.ListScheduleRunsResponse]  # type: ignore[assignment]
+    """Lists what became of a schedule's times, the latest first, also of a deleted one. May be retried."""
+    PreviewSchedule: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.PreviewScheduleRequest, _scheduler_service_pb2.PreviewScheduleResponse]  # type: ignore[assignment]
+    """Returns the next times of a schedule, stored or not: when it will fire. May be retried."""
+    BackfillSchedule: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.BackfillScheduleRequest, _scheduler_service_pb2.BackfillScheduleResponse]  # type: ignore[assignment]
+    """Creates the jobs of a schedule's past times that have none yet. May be retried and repeated: there is one
+    job for each time. INVALID_ARGUMENT when the range holds more than 1,000 times.
+    """
+    ListSystemSchedules: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.ListSystemSchedulesRequest, _scheduler_service_pb2.ListSystemSchedulesResponse]  # type: ignore[assignment]
+    """Lists the schedules that are defined in code. For operators. May be retried."""
+    RunSystemSchedule: _aio.UnaryUnaryMultiCallable[_scheduler_service_pb2.RunSystemScheduleRequest, _scheduler_service_pb2.RunSystemScheduleResponse]  # type: ignore[assignment]
+    """Runs a system schedule now. For operators. FAILED_PRECONDITION when it runs or waits already, or no live worker knows it."""
 
 class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Errors common to all methods are those of JobsService, NOT_FOUND for a schedule."""
@@ -116,6 +148,16 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_service_pb2.GetScheduleResponse, _abc.Awaitable[_scheduler_service_pb2.GetScheduleResponse]]:
         """Returns one schedule. May be retried."""
+
+    @_abc_1.abstractmethod
+    def UpdateSchedule(
+        self,
+        request: _scheduler_service_pb2.UpdateScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.UpdateScheduleResponse, _abc.Awaitable[_scheduler_service_pb2.UpdateScheduleResponse]]:
+        """Changes a schedule. ABORTED when `schedule.version` is set and not the current one. A new frequency, time
+        zone, start or end counts from now on; what was due and not fired yet is dropped.
+        """
 
     @_abc_1.abstractmethod
     def ListSchedules(
@@ -165,5 +207,47 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         May be retried when `request_id` is set. The errors of CreateJob are passed on.
         """
+
+    @_abc_1.abstractmethod
+    def ListScheduleRuns(
+        self,
+        request: _scheduler_service_pb2.ListScheduleRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.ListScheduleRunsResponse, _abc.Awaitable[_scheduler_service_pb2.ListScheduleRunsResponse]]:
+        """Lists what became of a schedule's times, the latest first, also of a deleted one. May be retried."""
+
+    @_abc_1.abstractmethod
+    def PreviewSchedule(
+        self,
+        request: _scheduler_service_pb2.PreviewScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.PreviewScheduleResponse, _abc.Awaitable[_scheduler_service_pb2.PreviewScheduleResponse]]:
+        """Returns the next times of a schedule, stored or not: when it will fire. May be retried."""
+
+    @_abc_1.abstractmethod
+    def BackfillSchedule(
+        self,
+        request: _scheduler_service_pb2.BackfillScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.BackfillScheduleResponse, _abc.Awaitable[_scheduler_service_pb2.BackfillScheduleResponse]]:
+        """Creates the jobs of a schedule's past times that have none yet. May be retried and repeated: there is one
+        job for each time. INVALID_ARGUMENT when the range holds more than 1,000 times.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSystemSchedules(
+        self,
+        request: _scheduler_service_pb2.ListSystemSchedulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.ListSystemSchedulesResponse, _abc.Awaitable[_scheduler_service_pb2.ListSystemSchedulesResponse]]:
+        """Lists the schedules that are defined in code. For operators. May be retried."""
+
+    @_abc_1.abstractmethod
+    def RunSystemSchedule(
+        self,
+        request: _scheduler_service_pb2.RunSystemScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_service_pb2.RunSystemScheduleResponse, _abc.Awaitable[_scheduler_service_pb2.RunSystemScheduleResponse]]:
+        """Runs a system schedule now. For operators. FAILED_PRECONDITION when it runs or waits already, or no live worker knows it."""
 
 def add_SchedulerServiceServicer_to_server(servicer: SchedulerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
