@@ -71,7 +71,7 @@ async def test_the_migrations_make_what_the_tables_say(empty_url: str, database_
             connection.execute(text(statement))
         metadata.create_all(connection)
 
-    assert jobs.metadata is metadata
+    assert jobs.metadata is schedule_tables.scheduled_jobs.metadata is metadata
     database = await Database.open(empty_url, application_name="test")
     async with database.session() as session:
         await session.run_sync(create)
