@@ -11,14 +11,13 @@ from sqlalchemy import Connection, text
 from typer import Typer
 from typer.testing import CliRunner
 
-from millrace_database import Database, UnsupportedServerError, is_unavailable
+from millrace_database import Database, UnsupportedServerError, is_unavailable, schedule_tables
 from millrace_database import migrate as migrate_module
 from millrace_database.connection_url import asyncpg_dsn, with_database
 from millrace_database.metadata import metadata
 from millrace_database.migrate import alembic_config, migrate
 from millrace_database.migrate_command import migrate as migrate_command
 from millrace_database.schema_version import VERSION_TABLE, latest_version, schema_is_current
-from millrace_database import schedule_tables
 from millrace_database.tables import FAILED_STATUSES, FINAL_STATUSES, JOB_STATUSES, jobs
 from millrace_queue.schema import VERSION_1, VERSION_2
 from millrace_queue.schema_version_3 import VERSION_3
