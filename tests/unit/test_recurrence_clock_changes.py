@@ -3,7 +3,7 @@
 The walk knows nothing of folds and gaps: it only reads the zone's clocks minute by minute.
 """
 
-from collections.abc import Callable
+from calendar import monthcalendar
 from datetime import UTC, datetime, time, timedelta
 from functools import cache
 from itertools import pairwise
@@ -12,22 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millrace_scheduler.cron import CronExpression
 from millrace_scheduler.local_time import load_zone
-from millrace_scheduler.recurrence import Cron, Daily, Monthly, Recurrence, Weekly, next_run
+from millrace_scheduler.recurrence import Daily, Monthly, MonthlyWeekday, Recurrence, Weekly, next_run
+from support.clock_walk import MINUTE, Clock, by_elapsed_time, by_wall_time, read_clock
+from support.recurrences import cron, fires_between
 
-Matches = Callable[[datetime], bool]
 Window = tuple[str, str]
-Clock = tuple[tuple[datetime, datetime], ...]
 Field = tuple[str, set[int]]
 
-MINUTE = timedelta(minutes=1)
 DAYS = 3
 
 # Each window is three days long and starts a day and a half before the change.
-WINDOWS = [
-    ("UTC", "2026-06-01"),
-    ("Asia/Kathmandu", "2026-06-01"),
+CHANGES = [
     ("America/New_York", "2025-03-09"),
     ("America/New_York", "2025-11-02"),
     ("America/New_York", "2040-03-11"),  # past the tables: by the zone's rule for all time
@@ -50,58 +46,31 @@ WINDOWS = [
     ("Asia/Pyongyang", "2018-05-05"),
     ("Asia/Kathmandu", "1986-01-01"),  # a quarter of an hour
 ]
+WINDOWS = [
+    *CHANGES,
+    ("UTC", "2026-06-01"),
+    ("Asia/Kathmandu", "2025-12-31"),  # the end of a year
+    ("Pacific/Kiritimati", "2028-02-29"),  # a leap day, far ahead of UTC
+    ("America/St_Johns", "2028-03-01"),
+    ("Pacific/Marquesas", "2100-03-01"),  # no leap day
+    ("Australia/Eucla", "2026-04-30"),
+]
 
 
 @cache
 def _clock(name: str, day: str) -> Clock:
-    """Pair every minute of a window with what the zone's clocks show then."""
-    zone = load_zone(name)
     start = datetime.fromisoformat(day).replace(tzinfo=UTC) - timedelta(hours=36)
-    instants = [start + MINUTE * index for index in range(DAYS * 1440)]
-    return tuple((instant, instant.astimezone(zone).replace(tzinfo=None)) for instant in instants)
+    return read_clock(load_zone(name), start, start + timedelta(days=DAYS) - MINUTE)
 
 
-def _by_wall_time(clock: Clock, matches: Matches) -> list[datetime]:
-    """Fire whenever the clocks first reach or pass a time that matches."""
-    fires = []
-    reached = clock[0][1]
-    for instant, wall in clock[1:]:
-        passed = [reached + MINUTE * step for step in range(1, (wall - reached) // MINUTE + 1)]
-        if any(matches(time) for time in passed):
-            fires.append(instant)
-        reached = max(reached, wall)
-    return fires
-
-
-def _by_elapsed_time(clock: Clock, matches: Matches) -> list[datetime]:
-    """Fire whenever the clocks show a time that matches, or jump over one that elapsed time will not bring."""
-    fires = []
-    previous = clock[0][1]
-    for instant, wall in clock[1:]:
-        jump = wall - previous - MINUTE
-        jumped = [previous + MINUTE * step for step in range(1, jump // MINUTE + 1)]
-        if matches(wall) or any(matches(time) and not matches(time + jump) for time in jumped):
-            fires.append(instant)
-        previous = wall
-    return fires
-
-
-def _fires(recurrence: Recurrence, name: str, start: datetime, end: datetime) -> list[datetime]:
-    zone = load_zone(name)
-    fires: list[datetime] = []
-    after = start
-    while True:
-        found = next_run(recurrence, zone, after, start_at=None, end_at=end, anchor=start)
-        if found is None:
-            return fires
-        fires.append(found)
-        after = found
+def _fires(recurrence: Recurrence, name: str, clock: Clock) -> list[datetime]:
+    return fires_between(recurrence, load_zone(name), clock.start, clock.end)
 
 
 def _check(recurrence: Recurrence, window: Window, expected: list[datetime], offset: int) -> None:
     clock = _clock(*window)
-    start, end = clock[0][0], clock[-1][0]
-    assert _fires(recurrence, window[0], start, end) == expected
+    start, end = clock.start, clock.end
+    assert _fires(recurrence, window[0], clock) == expected
     after = start + timedelta(microseconds=offset)
     following = next((fire for fire in expected if fire > after), None)
     zone = load_zone(window[0])
@@ -146,8 +115,8 @@ def test_cron_with_fixed_hours(
             and ((by_day or by_weekday) if either else (by_day and by_weekday))
         )
 
-    cron = Cron(CronExpression.parse(f"{minute[0]} {hour[0]} {day[0]} * {weekday[0]}"))
-    _check(cron, window, _by_wall_time(_clock(*window), matches), offset)
+    recurrence = cron(f"{minute[0]} {hour[0]} {day[0]} * {weekday[0]}")
+    _check(recurrence, window, by_wall_time(_clock(*window), matches), offset)
 
 
 @quick
@@ -165,8 +134,8 @@ def test_cron_with_an_hour_of_star_or_star_step(
         return wall.minute in minute[1] and wall.hour % step == 0 and wall.day in day[1]
 
     hour = "*" if step == 1 else f"*/{step}"
-    cron = Cron(CronExpression.parse(f"{minute[0]} {hour} {day[0]} * *"))
-    _check(cron, window, _by_elapsed_time(_clock(*window), matches), offset)
+    recurrence = cron(f"{minute[0]} {hour} {day[0]} * *")
+    _check(recurrence, window, by_elapsed_time(_clock(*window), matches), offset)
 
 
 @quick
@@ -175,7 +144,7 @@ def test_daily(window: Window, offset: int, time_of_day: time) -> None:
     _check(
         Daily(time_of_day),
         window,
-        _by_wall_time(_clock(*window), lambda wall: wall.time() == time_of_day),
+        by_wall_time(_clock(*window), lambda wall: wall.time() == time_of_day),
         offset,
     )
 
@@ -186,7 +155,7 @@ def test_weekly(window: Window, offset: int, time_of_day: time, days: frozenset[
     def matches(wall: datetime) -> bool:
         return wall.time() == time_of_day and wall.isoweekday() in days
 
-    _check(Weekly(days, time_of_day), window, _by_wall_time(_clock(*window), matches), offset)
+    _check(Weekly(days, time_of_day), window, by_wall_time(_clock(*window), matches), offset)
 
 
 @quick
@@ -196,25 +165,60 @@ def test_monthly(window: Window, offset: int, time_of_day: time, day: int) -> No
         last = (wall + timedelta(days=1)).month != wall.month
         return wall.time() == time_of_day and (wall.day == day or (last and wall.day < day))
 
-    _check(Monthly(day, time_of_day), window, _by_wall_time(_clock(*window), matches), offset)
+    _check(Monthly(day, time_of_day), window, by_wall_time(_clock(*window), matches), offset)
+
+
+@quick
+@given(
+    window=windows,
+    offset=offsets,
+    time_of_day=times,
+    weekday=st.integers(1, 7),
+    nth=st.sampled_from([1, 2, 3, 4, 5, -1]),
+)
+def test_a_weekday_of_the_month(
+    window: Window, offset: int, *, time_of_day: time, weekday: int, nth: int
+) -> None:
+    def matches(wall: datetime) -> bool:
+        return wall.time() == time_of_day and _is_nth(wall, weekday, nth)
+
+    clock = _clock(*window)
+    _check(MonthlyWeekday(weekday, nth, time_of_day), window, by_wall_time(clock, matches), offset)
+    # A cron expression says the same.
+    last = f"L{weekday}" if nth == -1 else f"{weekday}#{nth}"
+    expression = cron(f"{time_of_day.minute} {time_of_day.hour} * * {last}")
+    _check(expression, window, by_wall_time(clock, matches), offset)
+
+
+@quick
+@given(window=windows, offset=offsets, minute=_cron_field(0, 59, 4), day=st.integers(1, 31))
+def test_cron_on_the_last_day(window: Window, offset: int, minute: Field, day: int) -> None:
+    def matches(wall: datetime) -> bool:
+        last = (wall + timedelta(days=1)).day == 1
+        return wall.minute in minute[1] and wall.hour == 2 and (last or wall.day == day)
+
+    recurrence = cron(f"{minute[0]} 2 L,{day} * *")
+    _check(recurrence, window, by_wall_time(_clock(*window), matches), offset)
+
+
+def _is_nth(wall: datetime, weekday: int, nth: int) -> bool:
+    """Look a day up in a calendar's leaf for its month."""
+    column = [week[weekday - 1] for week in monthcalendar(wall.year, wall.month) if week[weekday - 1]]
+    return wall.day in (column[-1:] if nth == -1 else column[nth - 1 : nth])
 
 
 def _local(recurrence: Recurrence, name: str, day: str) -> list[str]:
     clock = _clock(name, day)
     zone = load_zone(name)
-    fires = _fires(recurrence, name, clock[0][0], clock[-1][0])
+    fires = _fires(recurrence, name, clock)
     return [fire.astimezone(zone).strftime("%d %H:%M %z") for fire in fires]
-
-
-def _cron(text: str) -> Cron:
-    return Cron(CronExpression.parse(text))
 
 
 @pytest.mark.parametrize(
     ("recurrence", "name", "day", "expected"),
     [
         (
-            _cron("30 2 * * *"),
+            cron("30 2 * * *"),
             "America/New_York",
             "2025-03-09",
             ["08 02:30 -0500", "09 03:00 -0400", "10 02:30 -0400"],
@@ -232,19 +236,19 @@ def _cron(text: str) -> Cron:
             ["28 09:00 -1000", "29 09:00 -1000", "31 00:00 +1400", "31 09:00 +1400"],
         ),
         (
-            _cron("0 0 * * *"),
+            cron("0 0 * * *"),
             "America/Sao_Paulo",
             "2017-10-15",
             ["14 00:00 -0300", "15 01:00 -0200", "16 00:00 -0200"],
         ),
         (
-            _cron("0 */2 9 * *"),
+            cron("0 */2 9 * *"),
             "America/New_York",
             "2025-03-09",
             ["09 00:00 -0500", "09 03:00 -0400"] + [f"09 {hour:02}:00 -0400" for hour in range(4, 24, 2)],
         ),
         (
-            _cron("30 * 2 * *"),
+            cron("30 * 2 * *"),
             "America/New_York",
             "2025-11-02",
             ["02 00:30 -0400", "02 01:30 -0400", "02 01:30 -0500"]
@@ -256,16 +260,15 @@ def test_what_people_see(recurrence: Recurrence, name: str, day: str, expected: 
     assert _local(recurrence, name, day) == expected
 
 
-@pytest.mark.parametrize(("name", "day"), WINDOWS[2:])
+@pytest.mark.parametrize(("name", "day"), CHANGES)
 def test_the_windows_hold_a_change(name: str, day: str) -> None:
     clock = _clock(name, day)
-    assert {wall - instant.replace(tzinfo=None) for instant, wall in clock[:720]} != {
-        wall - instant.replace(tzinfo=None) for instant, wall in clock[-720:]
-    }
+    distances = {wall - instant.replace(tzinfo=None) for instant, wall in clock.shown}
+    assert len(distances) == 2
 
 
 def test_every_fifteen_minutes_stays_even_through_both_changes() -> None:
     for day in ("2025-03-09", "2025-11-02"):
         clock = _clock("America/New_York", day)
-        fires = _fires(_cron("*/15 * * * *"), "America/New_York", clock[0][0], clock[-1][0])
+        fires = _fires(cron("*/15 * * * *"), "America/New_York", clock)
         assert {later - earlier for earlier, later in pairwise(fires)} == {MINUTE * 15}

@@ -3,9 +3,21 @@
 import bisect
 import calendar
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from dataclasses import dataclass, field
+from datetime import MAXYEAR, date, datetime, time, timedelta
+
+from millrace_scheduler.cron_fields import (
+    DAY_OF_MONTH,
+    DAY_OF_WEEK,
+    FIELDS,
+    HOUR,
+    MINUTE,
+    MONTH,
+    Located,
+    iso_weekday,
+    nth_weekdays,
+)
+from millrace_scheduler.month_days import SHORTEST_MONTH, earliest_nth, length_of_month, nths
 
 MAX_EXPRESSION_LENGTH = 256
 
@@ -18,13 +30,9 @@ _ALIASES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-_MONTHS = {name.lower(): number for number, name in enumerate(calendar.month_abbr) if name}
-_WEEKDAYS = {name: number for number, name in enumerate(("sun", "mon", "tue", "wed", "thu", "fri", "sat"))}
 _LONGEST_MONTHS = {month: calendar.monthrange(2024, month)[1] for month in range(1, 13)}
-_SUNDAY = 7
-_ITEM = re.compile(
-    r"(?:(?P<star>\*)|(?P<low>[0-9]+|[a-z]+)(?:-(?P<high>[0-9]+|[a-z]+))?)(?:/(?P<step>[0-9]+))?", re.ASCII
-)
+_DECEMBER = 12
+_NAMES = ", ".join(each.name for each in FIELDS)
 
 
 class CronError(ValueError):
@@ -32,7 +40,7 @@ class CronError(ValueError):
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
-        #: Sentences, each naming the field at fault.
+        #: Sentences, each naming the field at fault and its place in the expression, whose first character is 1.
         self.problems = problems
 
 
@@ -43,13 +51,26 @@ class CronExpression:
     minutes: tuple[int, ...]
     hours: tuple[int, ...]
     days: frozenset[int]
+    #: `L` in the day of month.
+    last_day: bool
     months: frozenset[int]
     #: ISO numbers: Monday is 1, Sunday is 7.
     weekdays: frozenset[int]
+    #: Pairs of a weekday and which of its month's it is: 1 to 5, or -1 for the last.
+    nth_weekdays: frozenset[tuple[int, int]]
     any_day: bool
     any_weekday: bool
     #: The hour field is `*` or `*/n`: the expression means a rhythm rather than hours of the day.
     follows_elapsed_time: bool
+    #: No day of a month before this one counts.
+    earliest_day: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        by_day = min(self.days | ({SHORTEST_MONTH} if self.last_day else set()))
+        by_weekday = 1 if self.weekdays else min(earliest_nth(nth) for _, nth in self.nth_weekdays)
+        # Where one field leaves the days open, both must count; otherwise one of them is enough.
+        of_both = max if self.any_day or self.any_weekday else min
+        object.__setattr__(self, "earliest_day", of_both(by_day, by_weekday))
 
     @classmethod
     def parse(cls, text: str) -> "CronExpression":
@@ -59,24 +80,28 @@ class CronExpression:
         """
         minute, hour, day, month, weekday = _split(text)
         problems: list[str] = []
-        minutes = _MINUTE.values(minute, problems)
-        hours = _HOUR.values(hour, problems)
-        days = _DAY.values(day, problems)
-        months = _MONTH.values(month, problems)
-        weekdays = _WEEKDAY.values(weekday, problems)
+        minutes = MINUTE.values(minute, problems)
+        hours = HOUR.values(hour, problems)
+        days = DAY_OF_MONTH.values(day, problems)
+        months = MONTH.values(month, problems)
+        weekdays = DAY_OF_WEEK.values(weekday, problems)
+        nth = nth_weekdays(weekday, problems)
         if problems:
             raise CronError(problems)
+        last_day = any(DAY_OF_MONTH.is_special(item) for item in day.items())
         expression = cls(
             minutes=tuple(sorted(minutes)),
             hours=tuple(sorted(hours)),
-            days=frozenset(days),
-            months=frozenset(months),
-            weekdays=frozenset(number or _SUNDAY for number in weekdays),
+            days=days,
+            last_day=last_day,
+            months=months,
+            weekdays=frozenset(iso_weekday(number) for number in weekdays),
+            nth_weekdays=nth,
             any_day=_is_any(day),
             any_weekday=_is_any(weekday),
-            follows_elapsed_time=hour.startswith("*") and "," not in hour,
+            follows_elapsed_time=hour.text.startswith("*") and "," not in hour.text,
         )
-        _require_possible_day(expression)
+        _require_possible_day(expression, day)
         return expression
 
     def matches(self, wall: datetime) -> bool:
@@ -86,7 +111,8 @@ class CronExpression:
             and wall.hour in self.hours
             and not wall.second
             and not wall.microsecond
-            and self._names_day(wall.date())
+            and wall.month in self.months
+            and self._names_day(wall.day, wall.isoweekday(), length_of_month(wall))
         )
 
     def next_match(self, after: datetime) -> datetime:
@@ -104,13 +130,15 @@ class CronExpression:
         return datetime.combine(day, time(self.hours[0], self.minutes[0]))
 
     def _first_day(self, day: date) -> date:
-        while not self._names_day(day):
-            if day.month in self.months:
-                day += timedelta(days=1)
-            else:
-                day = day.replace(day=1) + timedelta(days=_LONGEST_MONTHS[day.month])
-                day = day.replace(day=1)
-        return day
+        year, month, earliest = day.year, day.month, day.day
+        while year <= MAXYEAR:
+            if month in self.months:
+                weekday, length = calendar.monthrange(year, month)
+                for number in range(max(earliest, self.earliest_day), length + 1):
+                    if self._names_day(number, (weekday + number - 1) % 7 + 1, length):
+                        return date(year, month, number)
+            year, month, earliest = (year, month + 1, 1) if month < _DECEMBER else (year + 1, 1, 1)
+        raise OverflowError("the calendar has no such day any more")
 
     def _first_time(self, hour: int, minute: int) -> time | None:
         position = bisect.bisect_left(self.hours, hour)
@@ -121,104 +149,48 @@ class CronExpression:
             position += 1
         return time(self.hours[position], self.minutes[0]) if position < len(self.hours) else None
 
-    def _names_day(self, day: date) -> bool:
-        if day.month not in self.months:
-            return False
-        by_day = day.day in self.days
-        by_weekday = day.isoweekday() in self.weekdays
+    def _names_day(self, number: int, weekday: int, length: int) -> bool:
+        """Whether the day of that number and weekday counts, in a month of `length` days."""
+        by_day = number in self.days or (self.last_day and number == length)
+        by_weekday = weekday in self.weekdays or (
+            bool(self.nth_weekdays)
+            and any((weekday, nth) in self.nth_weekdays for nth in nths(number, length))
+        )
         if self.any_day or self.any_weekday:
             return by_day and by_weekday
         return by_day or by_weekday
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
-    name: str
-    lowest: int
-    highest: int
-    names: Mapping[str, int]
-
-    def values(self, text: str, problems: list[str]) -> set[int]:
-        """Return the numbers that a field stands for; what is wrong with it is added to `problems`."""
-        values: set[int] = set()
-        for item in text.split(","):
-            try:
-                values.update(self._item(item))
-            except ValueError as error:
-                problems.append(f"{self.name}: {error}")
-        return values
-
-    def _item(self, item: str) -> range:
-        parts = _ITEM.fullmatch(item)
-        if parts is None:
-            raise ValueError(f"{item!r} is not a value, a range, a step or a list of these")
-        if parts["star"]:
-            low, high = self.lowest, self.highest
-        else:
-            low, high = self._bounds(parts["low"], parts["high"], stepped=parts["step"] is not None)
-        return range(low, high + 1, self._step(parts["step"]))
-
-    def _bounds(self, low_text: str, high_text: str | None, *, stepped: bool) -> tuple[int, int]:
-        low = self._number(low_text)
-        if high_text is None:
-            return low, max(low, self.highest) if stepped else low
-        high = self._number(high_text)
-        if self is _WEEKDAY and high == 0 and low > 0:
-            high = _SUNDAY
-        if low > high:
-            raise ValueError(f"the range {low_text}-{high_text} runs backwards")
-        return low, high
-
-    def _number(self, text: str) -> int:
-        if not text.isdigit():
-            if text not in self.names:
-                raise ValueError(f"{text!r} is not a number{' or a name' if self.names else ''}")
-            return self.names[text]
-        # A long run of digits is out of range whatever its value, and slow to convert.
-        number = int(text) if len(text) <= 4 else None
-        upper = _SUNDAY if self is _WEEKDAY else self.highest
-        if number is None or not self.lowest <= number <= upper:
-            raise ValueError(f"{text} is out of range {self.lowest}-{upper}")
-        return number
-
-    def _step(self, text: str | None) -> int:
-        if text is None:
-            return 1
-        longest = self.highest - self.lowest + 1
-        step = int(text) if len(text) <= 4 else 0
-        if not 1 <= step <= longest:
-            raise ValueError(f"the step {text} is out of range 1-{longest}")
-        return step
-
-
-_MINUTE = _Field("minute", 0, 59, {})
-_HOUR = _Field("hour", 0, 23, {})
-_DAY = _Field("day of month", 1, 31, {})
-_MONTH = _Field("month", 1, 12, _MONTHS)
-_WEEKDAY = _Field("day of week", 0, 6, _WEEKDAYS)
-
-
-def _split(text: str) -> list[str]:
+def _split(text: str) -> list[Located]:
     if len(text) > MAX_EXPRESSION_LENGTH:
-        raise CronError([f"is longer than {MAX_EXPRESSION_LENGTH} characters"])
-    expression = text.strip().lower()
-    if expression.startswith("@"):
-        if expression not in _ALIASES:
-            raise CronError([f"{expression!r} is not one of {', '.join(_ALIASES)}"])
-        expression = _ALIASES[expression]
-    fields = expression.split()
-    if len(fields) != 5:
-        raise CronError(
-            [f"has {len(fields)} fields; it needs five: minute, hour, day of month, month, day of week"]
-        )
+        too_long = Located(text[MAX_EXPRESSION_LENGTH:], MAX_EXPRESSION_LENGTH + 1)
+        raise CronError([too_long.problem(f"is longer than {MAX_EXPRESSION_LENGTH} characters")])
+    fields = [Located(match[0], match.start() + 1) for match in re.finditer(r"\S+", text)]
+    if fields and fields[0].text.startswith("@"):
+        fields = _fields_of_alias(text, fields[0])
+    if len(fields) != len(FIELDS):
+        after = fields[len(FIELDS)] if len(fields) > len(FIELDS) else Located("", len(text.rstrip()) + 1)
+        raise CronError([after.problem(f"has {len(fields)} fields; it needs five: {_NAMES}")])
     return fields
 
 
-def _is_any(field: str) -> bool:
-    return any(item in ("*", "*/1") for item in field.split(","))
+def _fields_of_alias(text: str, word: Located) -> list[Located]:
+    alias = text.strip()
+    if alias.lower() not in _ALIASES:
+        raise CronError([word.problem(f"{alias!r} is not one of {', '.join(_ALIASES)}")])
+    return [Located(part, word.position) for part in _ALIASES[alias.lower()].split()]
 
 
-def _require_possible_day(expression: CronExpression) -> None:
+def _is_any(text: Located) -> bool:
+    return any(item.text in ("*", "*/1") for item in text.items())
+
+
+def _require_possible_day(expression: CronExpression, day: Located) -> None:
+    """Refuse days that no month has. Whatever else an expression names comes within 40 years.
+
+    The rarest is a leap day on a certain weekday, over the end of a century that has no leap day: 40 years.
+    """
     longest = max(_LONGEST_MONTHS[month] for month in expression.months)
-    if expression.any_weekday and min(expression.days) > longest:
-        raise CronError([f"day of month: {min(expression.days)} never occurs in the months it names"])
+    if expression.any_weekday and not expression.last_day and min(expression.days) > longest:
+        what = f"{DAY_OF_MONTH.name}: {min(expression.days)} never occurs in the months it names"
+        raise CronError([day.problem(what)])

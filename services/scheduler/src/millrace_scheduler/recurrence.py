@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from millrace_scheduler.cron import CronExpression
 from millrace_scheduler.local_time import first_instant, offset_at, offset_change, wall_time
+from millrace_scheduler.month_days import length_of_month, nths
 
 _DAY = timedelta(days=1)
 _MICROSECOND = timedelta(microseconds=1)
@@ -53,7 +54,7 @@ class Weekly:
 class Monthly:
     """Once a month at a local time."""
 
-    #: 1 to 31; a month without such a day has its last day instead.
+    #: 1 to 31; a month without such a day has its last day instead: 31 is the last day of every month.
     day: int
     time_of_day: time
 
@@ -62,7 +63,25 @@ class Monthly:
         return _first_wall(after, self.time_of_day, self._is_day)
 
     def _is_day(self, day: date) -> bool:
-        return day.day == self.day or (day.day < self.day and (day + _DAY).day == 1)
+        return day.day == self.day or (day.day < self.day and day.day == length_of_month(day))
+
+
+@dataclass(frozen=True, slots=True)
+class MonthlyWeekday:
+    """On a certain one of a weekday's days in every month, at a local time."""
+
+    #: ISO number, Monday 1 to Sunday 7.
+    weekday: int
+    #: 1 to 5, or -1 for the last; a month without a fifth one is left out.
+    nth: int
+    time_of_day: time
+
+    def next_wall(self, after: datetime) -> datetime:
+        """Return the first wall time after `after` that this names; OverflowError past the year 9999."""
+        return _first_wall(after, self.time_of_day, self._is_day)
+
+    def _is_day(self, day: date) -> bool:
+        return day.isoweekday() == self.weekday and self.nth in nths(day.day, length_of_month(day))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +98,7 @@ class Cron:
     expression: CronExpression
 
 
-Recurrence = Once | Daily | Weekly | Monthly | Interval | Cron
+Recurrence = Once | Daily | Weekly | Monthly | MonthlyWeekday | Interval | Cron
 
 
 def next_run(

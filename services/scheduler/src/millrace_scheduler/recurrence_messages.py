@@ -9,11 +9,22 @@ from google.protobuf import json_format
 from millrace.scheduler.v1 import schedule_pb2
 from millrace_runtime.validation import Violations
 from millrace_scheduler.cron import CronError, CronExpression
-from millrace_scheduler.recurrence import Cron, Daily, Interval, Monthly, Once, Recurrence, Weekly
+from millrace_scheduler.month_days import LAST
+from millrace_scheduler.recurrence import (
+    Cron,
+    Daily,
+    Interval,
+    Monthly,
+    MonthlyWeekday,
+    Once,
+    Recurrence,
+    Weekly,
+)
 
 _TIME_OF_DAY = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?", re.ASCII)
 _LAST_DAY = 31
 _DAYS_OF_WEEK = range(1, 8)
+_NTHS = (1, 2, 3, 4, 5, LAST)
 # That of google.protobuf.Duration: 10,000 years.
 _LONGEST_INTERVAL = 315_576_000_000
 
@@ -63,11 +74,41 @@ def _check_weekly(message: schedule_pb2.Recurrence, violations: Violations) -> R
 
 
 def _check_monthly(message: schedule_pb2.Recurrence, violations: Violations) -> Recurrence | None:
-    day = violations.check_range("recurrence.monthly.day", message.monthly.day, 1, _LAST_DAY)
-    time_of_day = _check_time_of_day(
-        "recurrence.monthly.time_of_day", message.monthly.time_of_day, violations
-    )
+    monthly = message.monthly
+    time_of_day = _check_time_of_day("recurrence.monthly.time_of_day", monthly.time_of_day, violations)
+    given = [
+        field
+        for field, is_given in (
+            ("day", monthly.day != 0),
+            ("last_day", monthly.last_day),
+            ("weekday", monthly.HasField("weekday")),
+        )
+        if is_given
+    ]
+    for field in given[1:]:
+        violations.add(f"recurrence.monthly.{field}", f"must not be set beside {given[0]}")
+    if monthly.HasField("weekday"):
+        weekday = monthly.weekday
+        _check_nth_weekday(weekday, violations)
+        return None if time_of_day is None else MonthlyWeekday(weekday.day, weekday.nth, time_of_day)
+    day = _LAST_DAY if monthly.last_day else _check_day_of_month(monthly.day, violations)
     return None if time_of_day is None else Monthly(day, time_of_day)
+
+
+def _check_day_of_month(day: int, violations: Violations) -> int:
+    if day == 0:
+        violations.add("recurrence.monthly", "needs one of day, last_day and weekday")
+    else:
+        violations.check_range("recurrence.monthly.day", day, 1, _LAST_DAY)
+    return day
+
+
+def _check_nth_weekday(weekday: schedule_pb2.NthWeekday, violations: Violations) -> None:
+    field = "recurrence.monthly.weekday"
+    if weekday.nth not in _NTHS:
+        violations.add(f"{field}.nth", "must be 1 to 5, or -1 for the last")
+    if weekday.day not in _DAYS_OF_WEEK:
+        violations.add(f"{field}.day", "must be MONDAY to SUNDAY")
 
 
 def _check_interval(message: schedule_pb2.Recurrence, violations: Violations) -> Recurrence | None:
