@@ -15,7 +15,7 @@ CONTENT = bytes(range(256)) * 5000
 @pytest.fixture
 async def millrace(database: Database, tmp_path: Path) -> AsyncIterator[CommandLine]:
     async with running_whole_system(database, tmp_path / "data") as system:
-        yield CommandLine(system.environment)
+        yield CommandLine(system.environment | {"TZ": "UTC"})
 
 
 async def test_a_file_goes_up_and_comes_down_unchanged(millrace: CommandLine, tmp_path: Path) -> None:
@@ -57,7 +57,9 @@ async def test_a_schedule_lives_its_life(millrace: CommandLine) -> None:
     schedule = created.line
     assert schedule["recurrence"] == {"weekly": {"days": ["MONDAY", "FRIDAY"], "timeOfDay": "03:30"}}
     schedule_id = schedule["scheduleId"]
-    assert (await millrace.succeed("schedules", "get", schedule_id, "--json")).line == schedule
+    shown = (await millrace.succeed("schedules", "get", schedule_id, "--json")).line
+    assert (len(shown.pop("nextRunTimes")), shown.pop("lastRuns")) == (10, [])
+    assert shown == schedule
     paused = await millrace.succeed("schedules", "pause", schedule_id, "--reason", "holidays", "--json")
     assert (paused.line["paused"], paused.line["pauseReason"]) == (True, "holidays")
     assert "paused" in (await millrace.succeed("schedules", "list")).stdout
@@ -66,3 +68,56 @@ async def test_a_schedule_lives_its_life(millrace: CommandLine) -> None:
     assert (await millrace.succeed("jobs", "get", job_id, "--json")).line["scheduleId"] == schedule_id
     assert (await millrace.succeed("schedules", "delete", schedule_id)).stdout == f"deleted {schedule_id}\n"
     assert (await millrace.succeed("schedules", "list", "--json")).lines == []
+
+
+async def test_a_schedule_is_changed_previewed_and_made_up_for(millrace: CommandLine) -> None:
+    created = await millrace.succeed(
+        "schedules", "create", "Nightly", "toy:add", "--input", '{"a": 1}', "--monthly", "last fri 03:30", "--time-zone",
+        "Europe/Paris", "--overlap", "skip", "--catch-up", "run-all", "--catch-up-window", "2d", "--store",
+        "reports/{{file_name}}", "--json",
+    )  # fmt: skip
+    schedule_id, version = created.line["scheduleId"], created.line["version"]
+    assert created.line["overlapPolicy"] == "OVERLAP_POLICY_SKIP"
+    assert created.line["delivery"] == {"storage": {"path": "reports/{{file_name}}"}, "onFailure": False}
+    change = (
+        "schedules",
+        "update",
+        schedule_id,
+        "--if-version",
+        str(version),
+        "--daily",
+        "03:30",
+        "--catch-up",
+        "skip",
+    )
+    changed = (await millrace.succeed(*change, "--clear", "delivery", "--json")).line
+    assert changed["recurrence"] == {"daily": {"timeOfDay": "03:30"}}
+    assert (changed["catchUpPolicy"], "catchUpWindow" in changed) == ("CATCH_UP_POLICY_SKIP", False)
+    assert ("delivery" in changed, changed["overlapPolicy"]) == (False, "OVERLAP_POLICY_SKIP")
+    late = await millrace.run(*change)
+    assert late.code == 74
+    assert late.stderr.startswith("error: ABORTED: ")
+    preview = (
+        await millrace.succeed("schedules", "preview", schedule_id, "--count", "3")
+    ).stdout.splitlines()
+    assert len(preview) == 3
+    assert all(" 03:30:00+0" in line and line.endswith(" Europe/Paris") for line in preview)
+    past = ("--from", "2026-01-01T00:00Z", "--to", "2026-01-03T00:00Z")
+    backfilled = (await millrace.succeed("schedules", "backfill", schedule_id, *past)).stdout.splitlines()
+    assert [line.split()[:2] for line in backfilled[1:3]] == [
+        ["2026-01-01", "02:30:00"],
+        ["2026-01-02", "02:30:00"],
+    ]
+    assert backfilled[3] == "jobs created: 2; times that had one: 0"
+    runs = (await millrace.succeed("schedules", "runs", schedule_id, "--json")).lines
+    assert [run["scheduledTime"] for run in runs] == ["2026-01-02T02:30:00Z", "2026-01-01T02:30:00Z"]
+    assert {run["cause"] for run in runs} == {"RUN_CAUSE_BACKFILL"}
+    shown = (await millrace.succeed("schedules", "show", schedule_id)).stdout
+    assert preview[0] in shown
+    assert runs[0]["jobId"] in shown
+    assert (await millrace.succeed("schedules", "list", "--frequency", "weekly", "--json")).lines == []
+    [listed] = (
+        await millrace.succeed("schedules", "list", "--frequency", "daily", "--active", "--json")
+    ).lines
+    assert listed["scheduleId"] == schedule_id
+    assert (await millrace.run("system-schedules", "run", "no:such")).code == 69

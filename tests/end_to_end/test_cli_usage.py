@@ -14,7 +14,17 @@ async def test_a_service_that_does_not_answer_is_said_with_its_address() -> None
 
 async def test_help_names_all_commands_without_loading_the_sdk_or_a_server() -> None:
     outcome = await CommandLine({"PYTHONPROFILEIMPORTTIME": "1"}).succeed("--help")
-    groups = ("jobs", "types", "job-types", "files", "schedules", "workers", "orgs", "queue")
+    groups = (
+        "jobs",
+        "types",
+        "job-types",
+        "files",
+        "schedules",
+        "system-schedules",
+        "workers",
+        "orgs",
+        "queue",
+    )
     for name in (*groups, "up", "serve", "migrate"):
         assert f"│ {name} " in outcome.stdout
     loaded = {line.rpartition("|")[2].strip() for line in outcome.stderr.splitlines()}

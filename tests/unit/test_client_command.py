@@ -3,6 +3,7 @@
 import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 import typer
@@ -15,7 +16,9 @@ from millrace_client import (
     Daily,
     Every,
     JobTypeLimits,
+    LastDay,
     Monthly,
+    NthWeekday,
     Once,
     OrganisationLimits,
     RateLimit,
@@ -27,7 +30,9 @@ from millrace_client.command import parse
 from millrace_client.command.limit_text import limit_text
 from millrace_client.command.main import build_app
 from millrace_client.command.output import exact_time, plain
+from millrace_client.command.schedule_details import local_time
 
+CREATE = ["--org", "acme", "schedules", "create", "name", "noop", "--daily", "09:30"]
 MICROSECOND = timedelta(microseconds=1)
 LENGTHS = {
     "d": timedelta(days=1),
@@ -78,6 +83,23 @@ LENGTHS = {
         (["--org", "acme", "schedules", "create", "n", "noop", "--weekly", "mon"], "not days and a time"),
         (["--org", "acme", "schedules", "create", "n", "noop", "--daily", "9:30", "--cron", "@daily"], "'--daily'"),
         (["--org", "acme", "schedules", "create", "n", "noop", "--daily", "09:30", "--cron", "@daily"], "exactly one"),
+        ([*CREATE, "--overlap", "never"], "none of ALLOW, SKIP, BUFFER_ONE, CANCEL_RUNNING"),
+        ([*CREATE, "--webhook-secret", "whsec_1"], "is needed by --webhook-secret"),
+        ([*CREATE, "--webhook", "https://a", "--webhook-secret", "@/no/such/file"], "No such file"),
+        ([*CREATE, "--email-attach"], "more about e-mails"),
+        ([*CREATE, "--email-subject", "a", "--store", "a"], "more about e-mails"),
+        ([*CREATE, "--download", "--store", "a"], "give at most one of --download"),
+        ([*CREATE, "--deliver-failures"], "is of use with"),
+        (["--org", "acme", "schedules", "update", "s"], "give something to change"),
+        (["--org", "acme", "schedules", "update", "s", "--if-version", "3"], "give something to change"),
+        (["--org", "acme", "schedules", "update", "s", "--clear", "name"], "none of INPUT, METADATA"),
+        (["--org", "acme", "schedules", "update", "s", "--download", "--clear", "delivery"], "set and unset"),
+        (["--org", "acme", "schedules", "update", "s", "--daily", "09:30", "--every", "1m"], "exactly one"),
+        (["--org", "acme", "schedules", "preview"], "give exactly one of"),
+        (["--org", "acme", "schedules", "preview", "s", "--daily", "09:30"], "and not both"),
+        (["--org", "acme", "schedules", "preview", "s", "--count", "1001"], "less than or equal to 1000"),
+        (["--org", "acme", "schedules", "backfill", "s", "--from", "2026-01-01"], "Missing option '--to'"),
+        (["system-schedules", "run"], "Missing argument 'TYPE'"),
     ],
 )  # fmt: skip
 def test_wrong_usage_ends_with_2_and_says_what_is_expected(
@@ -95,6 +117,9 @@ def test_wrong_usage_ends_with_2_and_says_what_is_expected(
         (parse.daily, "09:30", Daily("09:30")),
         (parse.weekly, "mon,Friday 09:30", Weekly([Weekday.MONDAY, Weekday.FRIDAY], "09:30")),
         (parse.monthly, "31 09:30:15", Monthly(31, "09:30:15")),
+        (parse.monthly, "last 09:30", Monthly(LastDay(), "09:30")),
+        (parse.monthly, "2 tue 09:30", Monthly(NthWeekday(2, Weekday.TUESDAY), "09:30")),
+        (parse.monthly, "last Friday 09:30", Monthly(NthWeekday(-1, Weekday.FRIDAY), "09:30")),
         (parse.every, "1d2h30m15s", Every(timedelta(days=1, hours=2, minutes=30, seconds=15))),
         (parse.once, "2099-01-31T09:30:00+01:00", Once(datetime(2099, 1, 31, 8, 30, tzinfo=UTC))),
         (parse.cron, "*/5 8-18 * * mon-fri", Cron("*/5 8-18 * * mon-fri")),
@@ -112,7 +137,10 @@ def test_a_recurrence_is_read_from_its_option(read: object, text: str, recurrenc
         (parse.weekly, "mo 09:30"),
         (parse.weekly, "monday"),
         (parse.weekly, " 09:30"),
-        (parse.monthly, "last 09:30"),
+        (parse.monthly, "first 09:30"),
+        (parse.monthly, "2nd tue 09:30"),
+        (parse.monthly, "2 tu 09:30"),
+        (parse.monthly, "last"),
         (parse.monthly, "31"),
         (parse.every, "15"),
         (parse.every, ""),
@@ -225,3 +253,32 @@ def test_the_first_and_the_last_time_there_is_can_be_shown(
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("zone", "shown"),
+    [
+        ("Europe/Oslo", "Sun 2027-03-28 03:30:00+02:00 Europe/Oslo"),
+        ("America/New_York", "Sat 2027-03-27 21:30:00-04:00 America/New_York"),
+        ("UTC", "Sun 2027-03-28 01:30:00+00:00 UTC"),
+        ("", "Sun 2027-03-28 01:30:00+00:00 UTC"),
+        ("No/Such_Zone", "Sun 2027-03-28 01:30:00+00:00 UTC"),
+        ("../etc/passwd", "Sun 2027-03-28 01:30:00+00:00 UTC"),
+    ],
+)
+def test_a_time_is_shown_as_the_clocks_of_its_zone_show_it(zone: str, shown: str) -> None:
+    assert local_time(datetime(2027, 3, 28, 1, 30, tzinfo=UTC), zone) == shown
+
+
+def test_a_late_firing_is_shown_to_the_millisecond() -> None:
+    moment = datetime(2027, 3, 28, 1, 30, 7, 125_000, tzinfo=UTC)
+    assert local_time(moment, "") == "Sun 2027-03-28 01:30:07.125+00:00 UTC"
+
+
+def test_a_text_may_come_from_a_file_whose_last_end_of_line_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"whsec_1\r\n")
+    assert parse.text_content(f"@{tmp_path}/secret") == "whsec_1"
+    assert parse.text_content("as it is\n") == "as it is\n"
+    (tmp_path / "secret").write_bytes(b"\xff")
+    with pytest.raises(typer.BadParameter, match="not UTF-8"):
+        parse.text_content(f"@{tmp_path}/secret")

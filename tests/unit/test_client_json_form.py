@@ -11,9 +11,15 @@ from google.protobuf.message import Message
 
 from millrace.files.v1 import file_pb2
 from millrace.jobs.v1 import job_attempt_pb2, job_pb2, jobs_service_pb2, limits_pb2
-from millrace.scheduler.v1 import schedule_pb2
+from millrace.scheduler.v1 import (
+    schedule_pb2,
+    schedule_run_pb2,
+    scheduler_service_pb2,
+    system_schedule_pb2,
+)
 from millrace.worker.v1 import worker_pb2
 from millrace_client.command.json_form import json_form
+from millrace_client.delivery import read_delivery
 from millrace_client.file import read_file
 from millrace_client.job import read_details, read_job
 from millrace_client.job_attempt import read_attempt
@@ -21,7 +27,10 @@ from millrace_client.job_options import Retention
 from millrace_client.job_type import read_job_type
 from millrace_client.limits import read_organisation
 from millrace_client.queue_health import read_queue_health
+from millrace_client.schedule import read_details as read_schedule_details
 from millrace_client.schedule import read_schedule
+from millrace_client.schedule_run import read_backfill, read_run
+from millrace_client.system_schedule import read_system_schedule
 from millrace_client.worker import read_worker
 
 INTEGERS = {FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64}
@@ -37,6 +46,10 @@ LONG_INTEGERS = {
     "liveRows",
     "deadRows",
     "transactionsBehind",
+    "version",
+    "firedCount",
+    "missedCount",
+    "skippedCount",
 }
 
 
@@ -102,6 +115,9 @@ def with_numbers(form: Any) -> Any:
         (jobs_service_pb2.GetQueueHealthResponse(), read_queue_health),
         (file_pb2.File(), read_file),
         (schedule_pb2.Schedule(), read_schedule),
+        (schedule_run_pb2.ScheduleRun(), read_run),
+        (scheduler_service_pb2.BackfillScheduleResponse(), read_backfill),
+        (system_schedule_pb2.SystemSchedule(), read_system_schedule),
         (worker_pb2.Worker(), read_worker),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Message) else "",
@@ -120,6 +136,25 @@ def test_what_only_the_answer_about_one_job_says_stands_beside_the_job() -> None
         "attemptCounts": expected["attemptCounts"],
         "waitingReason": expected["waitingReason"],
     }
+
+
+def test_what_only_the_answer_about_one_schedule_says_stands_beside_the_schedule() -> None:
+    response = scheduler_service_pb2.GetScheduleResponse()
+    fill(response)
+    form = json_form(read_schedule_details(response))
+    expected = with_numbers(MessageToDict(response))
+    assert form == expected["schedule"] | {
+        "nextRunTimes": expected["nextRunTimes"],
+        "lastRuns": expected["lastRuns"],
+    }
+
+
+@pytest.mark.parametrize("method", ["download", "webhook", "email", "storage"])
+def test_each_way_of_delivery_has_the_form_of_the_contract(method: str) -> None:
+    delivery = schedule_pb2.Delivery(on_failure=True)
+    getattr(delivery, method).SetInParent()
+    fill_message(getattr(delivery, method), 1)
+    assert json_form(read_delivery(delivery)) == MessageToDict(delivery)
 
 
 def test_a_long_time_keeps_all_its_digits() -> None:

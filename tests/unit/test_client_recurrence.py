@@ -3,7 +3,19 @@ from datetime import UTC, datetime, time, timedelta
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from millrace_client import Cron, Daily, Every, Monthly, Once, Recurrence, Weekday, Weekly
+from millrace_client import (
+    Cron,
+    Daily,
+    Every,
+    LastDay,
+    Monthly,
+    NthWeekday,
+    Once,
+    Recurrence,
+    Weekday,
+    Weekly,
+)
+from millrace_client.command.json_form import json_form
 from millrace_client.recurrence import read_recurrence, to_recurrence
 
 MOMENT = datetime(2027, 1, 31, 9, 30, tzinfo=UTC)
@@ -19,16 +31,26 @@ MOMENT = datetime(2027, 1, 31, 9, 30, tzinfo=UTC)
             {"weekly": {"days": ["MONDAY", "FRIDAY"], "timeOfDay": "09:30"}},
         ),
         (Monthly(31, "09:30:15"), {"monthly": {"day": 31, "timeOfDay": "09:30:15"}}),
+        (Monthly(LastDay(), "09:30"), {"monthly": {"lastDay": True, "timeOfDay": "09:30"}}),
+        (
+            Monthly(NthWeekday(2, Weekday.TUESDAY), "09:30"),
+            {"monthly": {"weekday": {"nth": 2, "day": "TUESDAY"}, "timeOfDay": "09:30"}},
+        ),
+        (
+            Monthly(NthWeekday(-1, "FRIDAY"), "09:30"),
+            {"monthly": {"weekday": {"nth": -1, "day": "FRIDAY"}, "timeOfDay": "09:30"}},
+        ),
         (Every(timedelta(minutes=15)), {"interval": {"every": "900s"}}),
         (Cron("*/5 * * * *"), {"cron": {"expression": "*/5 * * * *"}}),
     ],
 )
-def test_a_recurrence_is_sent_as_the_contract_has_it_and_read_back(
+def test_a_recurrence_is_sent_and_printed_as_the_contract_has_it_and_read_back(
     recurrence: Recurrence, contract: dict[str, object]
 ) -> None:
     message = to_recurrence(recurrence)
     assert MessageToDict(message) == contract
     assert read_recurrence(message) == recurrence
+    assert json_form(recurrence) == contract
 
 
 def test_a_time_of_day_may_be_a_time() -> None:
@@ -38,6 +60,8 @@ def test_a_time_of_day_may_be_a_time() -> None:
 def test_an_unknown_day_is_refused() -> None:
     with pytest.raises(ValueError, match="MONTAG"):
         Weekly(["MONTAG"], "09:00")
+    with pytest.raises(ValueError, match="MONTAG"):
+        NthWeekday(1, "MONTAG")
 
 
 def test_a_frequency_of_a_later_version_is_none() -> None:

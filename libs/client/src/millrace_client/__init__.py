@@ -5,6 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from millrace_client.client import Millrace, Organisation
+    from millrace_client.delivery import (
+        Delivery,
+        DeliveryMethod,
+        DownloadDelivery,
+        EmailDelivery,
+        StorageDelivery,
+        WebhookDelivery,
+    )
     from millrace_client.errors import (
         AbortedError,
         AlreadyExistsError,
@@ -44,8 +52,25 @@ if TYPE_CHECKING:
     from millrace_client.limits import JobTypeLimits, OrganisationLimits, OrganisationSettings, RateLimit
     from millrace_client.new_job import BatchResult, NewJob
     from millrace_client.queue_health import OldestTransaction, QueueDepth, QueueHealth, TableHealth
-    from millrace_client.recurrence import Cron, Daily, Every, Monthly, Once, Recurrence, Weekday, Weekly
+    from millrace_client.recurrence import (
+        Cron,
+        Daily,
+        Every,
+        Frequency,
+        LastDay,
+        Monthly,
+        NthWeekday,
+        Once,
+        Recurrence,
+        Weekday,
+        Weekly,
+    )
     from millrace_client.schedule import Schedule
+    from millrace_client.schedule_policies import CatchUpPolicy, OverlapPolicy
+    from millrace_client.schedule_run import Backfill, RunCause, RunOutcome, ScheduleRun
+    from millrace_client.schedule_timing import ScheduleTiming
+    from millrace_client.schedule_update import ScheduleChanges
+    from millrace_client.system_schedule import SystemSchedule
     from millrace_client.waiting_reason import WaitingCause, WaitingReason
     from millrace_client.worker import Worker, WorkerState
 
@@ -54,20 +79,27 @@ __all__ = [
     "AlreadyExistsError",
     "AttemptCounts",
     "AttemptOutcome",
+    "Backfill",
     "Backoff",
     "BatchResult",
     "CallError",
     "CancelledJobs",
+    "CatchUpPolicy",
     "Concurrency",
     "ContentMismatchError",
     "Cron",
     "Daily",
     "DataLossError",
     "DeadlineExceededError",
+    "Delivery",
+    "DeliveryMethod",
+    "DownloadDelivery",
+    "EmailDelivery",
     "Every",
     "FailedPreconditionError",
     "FieldViolation",
     "File",
+    "Frequency",
     "InternalError",
     "InvalidArgumentError",
     "Job",
@@ -80,16 +112,19 @@ __all__ = [
     "JobType",
     "JobTypeLimits",
     "KeyOrder",
+    "LastDay",
     "Millrace",
     "MillraceError",
     "Monthly",
     "NewJob",
     "NotFoundError",
+    "NthWeekday",
     "OldestTransaction",
     "Once",
     "Organisation",
     "OrganisationLimits",
     "OrganisationSettings",
+    "OverlapPolicy",
     "PermissionDeniedError",
     "QueueDepth",
     "QueueHealth",
@@ -100,7 +135,14 @@ __all__ = [
     "Retention",
     "RetriedJobs",
     "RetryPolicy",
+    "RunCause",
+    "RunOutcome",
     "Schedule",
+    "ScheduleChanges",
+    "ScheduleRun",
+    "ScheduleTiming",
+    "StorageDelivery",
+    "SystemSchedule",
     "TableHealth",
     "UnauthenticatedError",
     "UnavailableError",
@@ -110,6 +152,7 @@ __all__ = [
     "UniqueStates",
     "WaitingCause",
     "WaitingReason",
+    "WebhookDelivery",
     "Weekday",
     "Weekly",
     "Worker",
@@ -118,6 +161,7 @@ __all__ = [
 
 _MODULES = (
     "client",
+    "delivery",
     "errors",
     "file",
     "job",
@@ -131,6 +175,11 @@ _MODULES = (
     "queue_health",
     "recurrence",
     "schedule",
+    "schedule_policies",
+    "schedule_run",
+    "schedule_timing",
+    "schedule_update",
+    "system_schedule",
     "waiting_reason",
     "worker",
 )

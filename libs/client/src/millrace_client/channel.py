@@ -8,7 +8,8 @@ from typing import Any
 import grpc
 
 # Only calls that may be repeated without harm. The creating ones are among them because this SDK always
-# sends a request id; RetryJob, RetryJobs, DeleteSchedule and UploadFile are not.
+# sends a request id; RetryJob, RetryJobs, UpdateSchedule,
+# DeleteSchedule, RunSystemSchedule and UploadFile are not.
 _RETRIED = {
     "millrace.jobs.v1.JobsService": [
         "CreateJob",
@@ -38,6 +39,10 @@ _RETRIED = {
         "PauseSchedule",
         "ResumeSchedule",
         "RunSchedule",
+        "ListScheduleRuns",
+        "PreviewSchedule",
+        "BackfillSchedule",
+        "ListSystemSchedules",
     ],
     "millrace.worker.v1.WorkerService": ["ListWorkers"],
 }

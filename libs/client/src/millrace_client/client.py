@@ -15,6 +15,7 @@ from millrace_client.jobs_client import JobsClient
 from millrace_client.organisations_client import OrganisationsClient
 from millrace_client.queue_health import QueueHealth, read_queue_health
 from millrace_client.schedules_client import SchedulesClient
+from millrace_client.system_schedules_client import SystemSchedulesClient
 from millrace_client.workers_client import WorkersClient
 
 
@@ -56,6 +57,7 @@ class Millrace(Organisation):
         super().__init__(self._connection, org_id or os.environ.get("MILLRACE_ORG_ID", ""))
         self.job_types = JobTypesClient(self._connection)
         self.organisations = OrganisationsClient(self._connection)
+        self.system_schedules = SystemSchedulesClient(self._connection)
         self.workers = WorkersClient(self._connection)
 
     def organisation(self, org_id: str) -> Organisation:

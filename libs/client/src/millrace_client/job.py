@@ -195,6 +195,11 @@ def read_details(response: messages.GetJobResponse) -> Job:
     )
 
 
+def read_status(value: int) -> JobStatus | None:
+    """Turn the contract's value into a JobStatus; None for the unspecified one."""
+    return _STATUSES.read_optional(value)
+
+
 def status_value(status: JobStatus | str) -> job_pb2.JobStatus.ValueType:
     """Return the contract's value; ValueError when there is no such status."""
     value: job_pb2.JobStatus.ValueType = _STATUSES.value(status)

@@ -9,6 +9,8 @@ from typing import TypeAlias
 from google.type import dayofweek_pb2
 
 from millrace.scheduler.v1 import schedule_pb2
+from millrace.scheduler.v1 import scheduler_service_pb2 as messages
+from millrace_client.contract_enum import ContractEnum
 from millrace_client.values import from_timestamp, to_duration, to_timestamp
 
 
@@ -51,10 +53,28 @@ class Weekly:
 
 
 @dataclass(frozen=True, slots=True)
+class LastDay:
+    """The last day of a month."""
+
+
+@dataclass(frozen=True, slots=True)
+class NthWeekday:
+    """Such as the second Tuesday of a month."""
+
+    nth: int
+    """1 to 5, or -1 for the last one. In a month that has no fifth one it does not fire."""
+    day: Weekday | str
+
+    def __post_init__(self) -> None:
+        """ValueError for an unknown day."""
+        object.__setattr__(self, "day", Weekday(self.day))
+
+
+@dataclass(frozen=True, slots=True)
 class Monthly:
     """Once a month at a local time. In a month without the day (1 to 31), on its last day."""
 
-    day: int
+    day: int | LastDay | NthWeekday
     time_of_day: time | str
 
 
@@ -67,12 +87,38 @@ class Every:
 
 @dataclass(frozen=True, slots=True)
 class Cron:
-    """As a cron expression of five fields says, or one of @hourly, @daily, @weekly, @monthly, @yearly."""
+    """As a cron expression of five fields says, or one of @hourly, @daily, @weekly, @monthly, @yearly.
+
+    L is the last day of the month, L5 the last Friday, 5#2 the second.
+    """
 
     expression: str
 
 
 Recurrence: TypeAlias = Once | Daily | Weekly | Monthly | Every | Cron
+
+
+class Frequency(StrEnum):
+    """A kind of recurrence."""
+
+    ONCE = "ONCE"
+    DAILY = "DAILY"
+    WEEKLY = "WEEKLY"
+    MONTHLY = "MONTHLY"
+    INTERVAL = "INTERVAL"
+    """That of Every."""
+    CRON = "CRON"
+    UNKNOWN = "UNKNOWN"
+    """A kind that this version of the SDK does not know."""
+
+
+_FREQUENCIES = ContractEnum(Frequency, messages.Frequency.items(), "FREQUENCY_")
+
+
+def frequency_value(frequency: Frequency | str | None) -> messages.Frequency.ValueType:
+    """Return the contract's value, the unspecified one for None; ValueError for an unknown kind."""
+    value: messages.Frequency.ValueType = _FREQUENCIES.value(frequency)
+    return value
 
 
 def to_recurrence(recurrence: Recurrence) -> schedule_pb2.Recurrence:
@@ -89,8 +135,7 @@ def to_recurrence(recurrence: Recurrence) -> schedule_pb2.Recurrence:
             )
             return schedule_pb2.Recurrence(weekly=weekly)
         case Monthly(day, time_of_day):
-            monthly = schedule_pb2.MonthlyRecurrence(day=day, time_of_day=_clock(time_of_day))
-            return schedule_pb2.Recurrence(monthly=monthly)
+            return schedule_pb2.Recurrence(monthly=_to_monthly(day, _clock(time_of_day)))
         case Every(interval):
             every = schedule_pb2.IntervalRecurrence(every=to_duration(interval))
             return schedule_pb2.Recurrence(interval=every)
@@ -104,6 +149,25 @@ def read_recurrence(message: schedule_pb2.Recurrence) -> Recurrence | None:
     return _READERS[frequency](message) if frequency is not None else None
 
 
+def _to_monthly(day: int | LastDay | NthWeekday, time_of_day: str) -> schedule_pb2.MonthlyRecurrence:
+    match day:
+        case LastDay():
+            return schedule_pb2.MonthlyRecurrence(last_day=True, time_of_day=time_of_day)
+        case NthWeekday(nth, weekday):
+            nth_weekday = schedule_pb2.NthWeekday(nth=nth, day=dayofweek_pb2.DayOfWeek.Value(weekday))
+            return schedule_pb2.MonthlyRecurrence(weekday=nth_weekday, time_of_day=time_of_day)
+        case _:
+            return schedule_pb2.MonthlyRecurrence(day=day, time_of_day=time_of_day)
+
+
+def _read_monthly(message: schedule_pb2.Recurrence) -> Monthly:
+    monthly = message.monthly
+    if monthly.HasField("weekday"):
+        weekday = NthWeekday(monthly.weekday.nth, dayofweek_pb2.DayOfWeek.Name(monthly.weekday.day))
+        return Monthly(weekday, monthly.time_of_day)
+    return Monthly(LastDay() if monthly.last_day else monthly.day, monthly.time_of_day)
+
+
 def _read_weekly(message: schedule_pb2.Recurrence) -> Weekly:
     days = [dayofweek_pb2.DayOfWeek.Name(day) for day in message.weekly.days]
     return Weekly(days, message.weekly.time_of_day)
@@ -113,7 +177,7 @@ _READERS: Mapping[str, Callable[[schedule_pb2.Recurrence], Recurrence]] = {
     "once": lambda message: Once(from_timestamp(message.once.at)),
     "daily": lambda message: Daily(message.daily.time_of_day),
     "weekly": _read_weekly,
-    "monthly": lambda message: Monthly(message.monthly.day, message.monthly.time_of_day),
+    "monthly": _read_monthly,
     "interval": lambda message: Every(message.interval.every.ToTimedelta()),
     "cron": lambda message: Cron(message.cron.expression),
 }

@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from millrace_client.delivery import DownloadDelivery, EmailDelivery, StorageDelivery, WebhookDelivery
 from millrace_client.job import JobStatus
 from millrace_client.job_attempt import AttemptOutcome
 from millrace_client.job_options import Backoff, KeyOrder, UniqueConflict, UniqueScope, UniqueStates
-from millrace_client.recurrence import Cron, Daily, Every, Monthly, Once, Weekly
+from millrace_client.recurrence import Cron, Daily, Every, LastDay, Monthly, Once, Weekly
+from millrace_client.schedule_policies import CatchUpPolicy, OverlapPolicy
+from millrace_client.schedule_run import RunCause, RunOutcome
 from millrace_client.values import to_duration
 from millrace_client.waiting_reason import WaitingCause
 from millrace_client.worker import WorkerState
@@ -19,8 +22,12 @@ from millrace_client.worker import WorkerState
 _ENUM_PREFIXES: Mapping[type, str] = {
     AttemptOutcome: "ATTEMPT_OUTCOME_",
     Backoff: "BACKOFF_",
+    CatchUpPolicy: "CATCH_UP_POLICY_",
     JobStatus: "JOB_STATUS_",
     KeyOrder: "KEY_ORDER_",
+    OverlapPolicy: "OVERLAP_POLICY_",
+    RunCause: "RUN_CAUSE_",
+    RunOutcome: "RUN_OUTCOME_",
     UniqueConflict: "UNIQUE_CONFLICT_",
     UniqueScope: "UNIQUE_SCOPE_",
     UniqueStates: "UNIQUE_STATES_",
@@ -36,6 +43,12 @@ _FREQUENCIES: Mapping[type, str] = {
     Every: "interval",
     Cron: "cron",
 }
+_DELIVERIES: Mapping[type, str] = {
+    DownloadDelivery: "download",
+    WebhookDelivery: "webhook",
+    EmailDelivery: "email",
+    StorageDelivery: "storage",
+}
 _FIELD_NAMES = {(Every, "interval"): "every"}
 
 
@@ -43,14 +56,23 @@ def json_form(result: Any) -> dict[str, Any]:
     """Turn a dataclass of the SDK into JSON values; what is None is left out."""
     kind = type(result)
     fields = {
-        _camel_case(_FIELD_NAMES.get((kind, field.name), field.name)): _value(getattr(result, field.name))
+        _camel_case(_FIELD_NAMES.get((kind, field.name), field.name)): json_value(getattr(result, field.name))
         for field in dataclasses.fields(result)
         if getattr(result, field.name) is not None
     }
-    return {_FREQUENCIES[kind]: fields} if kind in _FREQUENCIES else fields
+    if isinstance(result, Monthly) and not isinstance(result.day, int):  # the contract has a field for each
+        day = fields.pop("day")
+        fields |= {"lastDay": True} if isinstance(result.day, LastDay) else {"weekday": day}
+    if kind in _FREQUENCIES:
+        return {_FREQUENCIES[kind]: fields}
+    if kind in _DELIVERIES:
+        on_failure = fields.pop("onFailure")
+        return {_DELIVERIES[kind]: fields, "onFailure": on_failure}
+    return fields
 
 
-def _value(value: Any) -> Any:
+def json_value(value: Any) -> Any:
+    """Turn a value of a field of the SDK's dataclasses into its JSON form."""
     if type(value) in _ENUM_PREFIXES:
         name = value.value if value.value != "UNKNOWN" else _UNKNOWN
         return _ENUM_PREFIXES[type(value)] + name
@@ -59,7 +81,7 @@ def _value(value: Any) -> Any:
     if isinstance(value, timedelta):
         return to_duration(value).ToJsonString()
     if isinstance(value, tuple):
-        return [_value(item) for item in value]
+        return [json_value(item) for item in value]
     if dataclasses.is_dataclass(value):
         return json_form(value)
     return value

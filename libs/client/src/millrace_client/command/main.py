@@ -45,6 +45,9 @@ def _own_commands() -> dict[str, LazyCommand]:
         "job-types": LazyCommand("The same as types list.", _app("job_types", "job_types_app")),
         "files": LazyCommand("What jobs read and what they make.", _app("files")),
         "schedules": LazyCommand("Create jobs at set times.", _app("schedules")),
+        "system-schedules": LazyCommand(
+            "What workers do by themselves at set times.", _app("system_schedules")
+        ),
         "workers": LazyCommand("The workers of this installation.", _app("workers")),
         "orgs": LazyCommand("The share and the limits of organisations.", _app("organisations")),
         "queue": LazyCommand("How the queue is.", _app("queue_health")),

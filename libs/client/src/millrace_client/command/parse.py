@@ -12,7 +12,18 @@ from typing import Any, TypeVar
 import typer
 
 from millrace_client.limits import RateLimit
-from millrace_client.recurrence import Cron, Daily, Every, Monthly, Once, Recurrence, Weekday, Weekly
+from millrace_client.recurrence import (
+    Cron,
+    Daily,
+    Every,
+    LastDay,
+    Monthly,
+    NthWeekday,
+    Once,
+    Recurrence,
+    Weekday,
+    Weekly,
+)
 
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds", "ms": "milliseconds"}
 _LENGTH_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[dhms])")
@@ -91,11 +102,17 @@ def weekly(text: str) -> Recurrence:
 
 
 def monthly(text: str) -> Recurrence:
-    """Read a day of the month and a local time, such as "31 09:00"."""
-    day, _, time_of_day = text.partition(" ")
-    if not day.isdecimal():
-        raise typer.BadParameter('not a day and a time such as "31 09:00"')
-    return Monthly(int(day), _time_of_day(time_of_day))
+    """Read a day of the month and a local time, such as "31 09:00", "last 09:00", "2 tue 09:00" or "last fri 09:00"."""
+    match text.split(" "):
+        case ["last", time_of_day]:
+            return Monthly(LastDay(), _time_of_day(time_of_day))
+        case ["last", day, time_of_day]:
+            return Monthly(NthWeekday(-1, _weekday(day)), _time_of_day(time_of_day))
+        case [day, time_of_day] if day.isdecimal():
+            return Monthly(int(day), _time_of_day(time_of_day))
+        case [nth, day, time_of_day] if nth.isdecimal():
+            return Monthly(NthWeekday(int(nth), _weekday(day)), _time_of_day(time_of_day))
+    raise typer.BadParameter('not a day and a time such as "31 09:00", "last 09:00" or "2 tue 09:00"')
 
 
 def every(text: str) -> Recurrence:
@@ -111,6 +128,17 @@ def once(text: str) -> Recurrence:
 def cron(text: str) -> Recurrence:
     """Take a cron expression as it is; the Scheduler judges it."""
     return Cron(text)
+
+
+def text_content(text: str) -> str:
+    """Read a text: the text itself, @file, or @- for standard input, whose last end of line does not count."""
+    content = _content(text)
+    if isinstance(content, str):
+        return content
+    try:
+        return content.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"not UTF-8: {error}") from error
 
 
 def _content(text: str) -> str | bytes:

@@ -2,8 +2,8 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine
-from dataclasses import fields
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import typer
@@ -24,19 +24,27 @@ Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, None]])
 def command(app: typer.Typer, name: str, *, of_organisation: bool = True) -> Callable[[Handler], Handler]:
     """Add an asynchronous function to an app, as a command that also accepts the global options.
 
-    The function gets a client and the output first, and then its own options. A command
-    `of_organisation` is refused when no organisation is given.
+    The function gets a client and the output first, and then its own options. A parameter of a dataclass's
+    type stands for options that several commands have: one for each of its fields. A command `of_organisation`
+    is refused when no organisation is given.
     """
 
     def register(handler: Handler) -> Handler:
         signature = inspect.signature(handler)
         own = list(signature.parameters.values())[2:]
+        groups: dict[str, Callable[..., Any]] = {
+            group.name: group.annotation for group in own if _is_group(group)
+        }
 
         def run(ctx: typer.Context, **values: Any) -> None:
             given = GlobalOptions(
                 **{option.name: values.pop(option.name) for option in fields(GlobalOptions)}
             )
             options = ctx.obj.merged_with(given)
+            for parameter, group in groups.items():
+                values[parameter] = group(
+                    **{option: values.pop(option) for option in inspect.signature(group).parameters}
+                )
 
             async def invoke() -> None:
                 async with _open_client(options) as client:
@@ -48,13 +56,24 @@ def command(app: typer.Typer, name: str, *, of_organisation: bool = True) -> Cal
 
             _run(invoke())
 
-        parameters = [CONTEXT, *(option.replace(kind=CONTEXT.kind) for option in own), *GLOBAL_PARAMETERS]
+        options = (option.replace(kind=CONTEXT.kind) for group in own for option in _options_of(group))
+        parameters = [CONTEXT, *options, *GLOBAL_PARAMETERS]
         run.__doc__ = handler.__doc__
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by typer
         app.command(name)(run)
         return handler
 
     return register
+
+
+def _options_of(parameter: inspect.Parameter) -> Iterable[inspect.Parameter]:
+    if not _is_group(parameter):
+        return [parameter]
+    return inspect.signature(parameter.annotation).parameters.values()
+
+
+def _is_group(parameter: inspect.Parameter) -> bool:
+    return is_dataclass(parameter.annotation)
 
 
 def _open_client(options: GlobalOptions) -> Millrace:

@@ -1,0 +1,51 @@
+"""A schedule with all that is known of it, on the screen."""
+
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from millrace_client.command.output import Columns, Output, plain
+from millrace_client.schedule import Schedule
+from millrace_client.schedule_run import ScheduleRun
+
+RUN_COLUMNS: Columns[ScheduleRun] = {
+    "SCHEDULED": lambda run: run.scheduled_time,
+    "CAUSE": lambda run: run.cause,
+    "OUTCOME": lambda run: run.outcome,
+    "JOB ID": lambda run: run.job_id,
+    "JOB STATUS": lambda run: run.job_status,
+    "WHY": lambda run: f"{run.job_error.code}: {run.job_error.message}" if run.job_error else run.reason,
+}
+
+
+def show_schedule(output: Output, schedule: Schedule) -> None:
+    """Print one schedule: a line of JSON, or a name and a value on each line, its next times and its last runs."""
+    # What follows in a form of its own.
+    output.show(schedule, for_people={"nextRunTimes": "", "lastRuns": ""})
+    if output.as_json:
+        return
+    if schedule.next_run_times:
+        output.text("")
+        output.text("next:")
+        show_times(output, schedule.next_run_times, schedule.time_zone)
+    if schedule.last_runs:
+        output.text("")
+        output.rows(RUN_COLUMNS, schedule.last_runs)
+
+
+def show_times(output: Output, moments: tuple[datetime, ...], time_zone: str) -> None:
+    """Print times as the clocks of a zone show them, one a line."""
+    for moment in moments:
+        output.text(local_time(moment, time_zone))
+
+
+def local_time(moment: datetime, time_zone: str) -> str:
+    """Give a time as the clocks of a zone show it, such as "Sun 2027-01-31 09:30:00+01:00 Europe/Paris".
+
+    In UTC when the zone is empty, or this machine does not know it.
+    """
+    try:
+        local = moment.astimezone(ZoneInfo(time_zone or "UTC"))
+    except (LookupError, OSError, ValueError, OverflowError):
+        local, time_zone = moment, "UTC"
+    precision = "milliseconds" if local.microsecond else "seconds"
+    return plain(f"{local:%a} {local.isoformat(' ', precision)} {time_zone or 'UTC'}")

@@ -1,0 +1,71 @@
+"""The options that say when a schedule fires."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from millrace_client.command import parse
+from millrace_client.recurrence import Recurrence
+
+_RecurrenceOption = Any  # Recurrence | None; typer knows no unions of classes
+_NAMES = "--daily, --weekly, --monthly, --every, --once, --cron"
+_PANEL = "When"
+
+
+def _recurrence(read: Callable[[str], Recurrence], metavar: str, help_text: str) -> Any:
+    return typer.Option(
+        parser=read, metavar=metavar, help=help_text, rich_help_panel=f"{_PANEL} (one of these)"
+    )
+
+
+def _moment(help_text: str) -> Any:
+    return typer.Option(parser=parse.moment, metavar="TIME", help=help_text, rich_help_panel=_PANEL)
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleTimingOptions:
+    """When a schedule fires; None for what is not given."""
+
+    daily: Annotated[_RecurrenceOption, _recurrence(parse.daily, "HH:MM", "Every day at this time.")] = None
+    weekly: Annotated[
+        _RecurrenceOption, _recurrence(parse.weekly, '"DAYS HH:MM"', 'Such as "mon,fri 09:00".')
+    ] = None
+    monthly: Annotated[
+        _RecurrenceOption,
+        _recurrence(
+            parse.monthly,
+            '"DAY HH:MM"',
+            'Such as "31 09:00", "last 09:00", "2 tue 09:00" or "last fri 09:00".',
+        ),
+    ] = None
+    every: Annotated[
+        _RecurrenceOption, _recurrence(parse.every, "LENGTH", "Such as 15m or 1h30m, in whole seconds.")
+    ] = None
+    once: Annotated[_RecurrenceOption, _recurrence(parse.once, "TIME", "At one time (ISO 8601).")] = None
+    cron: Annotated[
+        _RecurrenceOption, _recurrence(parse.cron, "EXPRESSION", 'Such as "*/5 8-18 * * mon-fri".')
+    ] = None
+    time_zone: Annotated[
+        str | None,
+        typer.Option(help='The IANA zone of local times, such as "Europe/Paris".', rich_help_panel=_PANEL),
+    ] = None
+    start_at: Annotated[datetime | None, _moment("Does not fire before.")] = None
+    end_at: Annotated[datetime | None, _moment("Does not fire after.")] = None
+
+    def one_recurrence(self) -> Recurrence:
+        """Return the recurrence that is given; typer.BadParameter when it is not exactly one."""
+        recurrence = self.recurrence()
+        if recurrence is None:
+            raise typer.BadParameter(f"give exactly one of {_NAMES}")
+        return recurrence
+
+    def recurrence(self) -> Recurrence | None:
+        """Return the recurrence that is given, if any; typer.BadParameter when there are several."""
+        frequencies = (self.daily, self.weekly, self.monthly, self.every, self.once, self.cron)
+        given: list[Recurrence] = [frequency for frequency in frequencies if frequency is not None]
+        if len(given) > 1:
+            raise typer.BadParameter(f"give exactly one of {_NAMES}")
+        return given[0] if given else None
