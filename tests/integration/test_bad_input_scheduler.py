@@ -1,17 +1,19 @@
 """Every wrong field of a request is named, with a reason, and nothing is created."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from google.type import dayofweek_pb2
 
 from millrace.scheduler.v1 import schedule_pb2, scheduler_service_pb2
 from millrace_database.database import Database
-from millrace_runtime.struct_json import dict_to_struct
+from millrace_runtime.struct_json import datetime_to_timestamp, dict_to_struct
 from support.jobs_api import TYPE, detail, refusal, refused_fields, status_of
 from support.scheduler_api import SchedulerApi, cron, daily, every, once, scheduling, soon
 
@@ -40,6 +42,7 @@ def deep(levels: int) -> dict[str, Any]:
 
 MONDAY = dayofweek_pb2.MONDAY
 NEVER = "would never fire: it has no time left within start_at and end_at"
+NO_MONTHLY_DAY = "needs one of day, last_day and weekday"
 NO_TIME_OF_DAY = 'must be a time such as "09:30" or "09:30:15", from 00:00 to 23:59:59'
 
 CASES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
@@ -151,8 +154,9 @@ CASES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
     ),
     *(
         (f"monthly on day {day}", {"recurrence": monthly(day)}, {"recurrence.monthly.day": "must be 1 to 31"})
-        for day in (0, 32, -1)
+        for day in (32, -1)
     ),
+    ("monthly on no day", {"recurrence": monthly(0)}, {"recurrence.monthly": NO_MONTHLY_DAY}),
     (
         "monthly at no time",
         {"recurrence": monthly(1, "x")},
@@ -188,24 +192,28 @@ CASES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
     (
         "cron at minute 61",
         {"recurrence": cron("61 * * * *")},
-        {"recurrence.cron.expression": "minute: 61 is out of range 0-59"},
+        {"recurrence.cron.expression": "minute: 61 is out of range 0-59 (at character 1)"},
     ),
     (
         "cron on day 32",
         {"recurrence": cron("0 0 32 * *")},
-        {"recurrence.cron.expression": "day of month: 32 is out of range 1-31"},
+        {"recurrence.cron.expression": "day of month: 32 is out of range 1-31 (at character 5)"},
     ),
     (
         "cron with 6 fields",
         {"recurrence": cron("0 0 * * * *")},
         {
-            "recurrence.cron.expression": "has 6 fields; it needs five: minute, hour, day of month, month, day of week"
+            "recurrence.cron.expression": "has 6 fields; it needs five: minute, hour, day of month, month, day of week "
+            "(at character 11)"
         },
     ),
     (
         "cron that never fires",
         {"recurrence": cron("0 0 30 2 *")},
-        {"recurrence.cron.expression": "day of month: 30 never occurs in the months it names"},
+        {
+            "recurrence.cron.expression": "day of month: 30 never occurs in the months it names "
+            "(at character 5)"
+        },
     ),
     (
         "several things at once",
@@ -215,7 +223,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, str]]] = [
             "type": "'no:such' is no job type that a worker has published",
             "time_zone": 'must be an IANA time zone, such as "Europe/Paris"',
             "recurrence.cron.expression": "'@reboot' is not one of @hourly, @daily, @midnight, @weekly, @monthly, "
-            "@yearly, @annually",
+            "@yearly, @annually (at character 1)",
         },
     ),
 ]
@@ -232,12 +240,19 @@ async def test_schedules_that_cannot_be_created(api: SchedulerApi, database: Dat
         assert await connection.fetchval("SELECT count(*) FROM scheduled_jobs") == 0
 
 
-METHODS = {
+METHODS: dict[str, Callable[..., Message]] = {
     "GetSchedule": scheduler_service_pb2.GetScheduleRequest,
     "DeleteSchedule": scheduler_service_pb2.DeleteScheduleRequest,
     "PauseSchedule": scheduler_service_pb2.PauseScheduleRequest,
     "ResumeSchedule": scheduler_service_pb2.ResumeScheduleRequest,
     "RunSchedule": scheduler_service_pb2.RunScheduleRequest,
+    "ListScheduleRuns": scheduler_service_pb2.ListScheduleRunsRequest,
+    "PreviewSchedule": scheduler_service_pb2.PreviewScheduleRequest,
+    "BackfillSchedule": partial(
+        scheduler_service_pb2.BackfillScheduleRequest,
+        start_time=datetime_to_timestamp(soon(hours=-2)),
+        end_time=datetime_to_timestamp(soon(hours=-1)),
+    ),
 }
 
 

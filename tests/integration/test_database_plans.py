@@ -6,6 +6,7 @@ from millrace_database import (
     Database,
     datasets_repository,
     files_repository,
+    firing_statements,
     job_types_repository,
     schedule_statements,
     workers_repository,
@@ -30,9 +31,9 @@ async def _generic_plan(database: Database, statement: str) -> str:
     ("statement", "index", "condition"),
     [
         (files_repository._LIST, "files_by_org", "(org_id = $1) AND (file_id <"),
-        (schedule_statements.LIST_OF_ORG, "scheduled_jobs_by_org", "(org_id = $1) AND (schedule_id <"),
+        (schedule_statements.LIST_OF_ORG, "scheduled_jobs_kept", "(org_id = $8) AND (schedule_id <"),
         (schedule_statements.LIST_ALL, "scheduled_jobs_pkey", "(schedule_id <"),
-        (schedule_statements.RESERVE_DUE, "scheduled_jobs_due", "(next_run_at <= now())"),
+        (firing_statements.RESERVE_DUE, "scheduled_jobs_due", "(next_run_at <= now())"),
         (
             schedule_statements.GET_BY_REQUEST,
             "scheduled_jobs_request_id",

@@ -3,12 +3,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import pytest
-
-from millrace_database import Database, schedules_repository
+from millrace_database import Database, firing_repository, schedules_repository
 from millrace_database.ids import new_id
-from millrace_database.schedules_repository import NewSchedule, ScheduleRecord
-from support.polling import eventually
+from millrace_database.schedules_repository import NewSchedule, ScheduleFilters, ScheduleRecord
 
 LEASE = timedelta(seconds=30)
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -39,12 +36,6 @@ async def _create(database: Database, schedule: NewSchedule) -> ScheduleRecord:
     async with database.connection() as connection:
         record, _ = await schedules_repository.create_schedule(connection, schedule)
         return record
-
-
-async def _reserve(database: Database, lease: timedelta = LEASE, limit: int = 100) -> list[UUID]:
-    async with database.connection() as connection:
-        due = await schedules_repository.reserve_due(connection, lease=lease, limit=limit)
-        return [schedule.schedule_id for schedule in due]
 
 
 async def _get(database: Database, schedule_id: UUID) -> ScheduleRecord:
@@ -100,9 +91,11 @@ async def test_schedules_are_listed_newest_first_in_pages(database: Database) ->
     ids = [(await _create(database, _schedule())).schedule_id for _ in range(5)]
     foreign = (await _create(database, _schedule(org_id="other"))).schedule_id
     async with database.connection() as connection:
-        page = await schedules_repository.list_schedules(connection, "acme", None, 3)
-        rest = await schedules_repository.list_schedules(connection, "acme", page[-1].schedule_id, 3)
-        everything = await schedules_repository.list_schedules(connection, None, None, 100)
+        page = await schedules_repository.list_schedules(connection, ScheduleFilters("acme"), None, 3)
+        rest = await schedules_repository.list_schedules(
+            connection, ScheduleFilters("acme"), page[-1].schedule_id, 3
+        )
+        everything = await schedules_repository.list_schedules(connection, ScheduleFilters(None), None, 100)
     assert [record.schedule_id for record in page + rest] == ids[::-1]
     assert [record.schedule_id for record in everything] == [foreign, *ids[::-1]]
 
@@ -130,8 +123,8 @@ async def test_pausing_and_resuming(database: Database) -> None:
         )
         assert paused is not None
         assert (paused.paused, paused.pause_reason, paused.next_run_at) == (True, "holidays", PAST)
-        assert await _reserve(database) == []
-        assert await schedules_repository.seconds_until_due(connection) is None
+        assert await firing_repository.reserve_due(connection, lease=LEASE, limit=9) == []
+        assert await firing_repository.seconds_until_due(connection) is None
 
         resumed = await schedules_repository.resume_schedule(connection, "acme", schedule.schedule_id, FUTURE)
         assert resumed is not None
@@ -140,123 +133,3 @@ async def test_pausing_and_resuming(database: Database) -> None:
         assert again is not None
         assert again.next_run_at == FUTURE
         assert again.updated_at == resumed.updated_at > schedule.updated_at
-
-
-async def test_what_is_due_is_reserved_once_the_longest_due_first(database: Database) -> None:
-    late = await _create(database, _schedule(next_run_at=PAST + timedelta(days=1)))
-    later = await _create(database, _schedule(next_run_at=PAST + timedelta(days=2)))
-    first = await _create(database, _schedule(next_run_at=PAST))
-    await _create(database, _schedule(next_run_at=FUTURE))
-    assert await _reserve(database, limit=2) == [first.schedule_id, late.schedule_id]
-    assert await _reserve(database) == [later.schedule_id]
-    assert await _reserve(database) == []
-
-
-async def test_reserving_passes_over_what_another_is_reserving(database: Database) -> None:
-    first = await _create(database, _schedule(next_run_at=PAST))
-    second = await _create(database, _schedule(next_run_at=PAST + timedelta(days=1)))
-    async with database.transaction() as connection:
-        taken = await schedules_repository.reserve_due(connection, lease=LEASE, limit=1)
-        assert [record.schedule_id for record in taken] == [first.schedule_id]
-        assert await _reserve(database) == [second.schedule_id]
-
-
-async def test_a_reservation_that_ran_out_is_given_to_the_next(database: Database) -> None:
-    schedule = await _create(database, _schedule())
-    assert await _reserve(database, lease=timedelta(milliseconds=300)) == [schedule.schedule_id]
-    async with database.connection() as connection:
-        seconds = await schedules_repository.seconds_until_due(connection)
-        assert seconds is not None
-        assert 0 <= seconds <= 0.3
-    assert await eventually(lambda: _reserve(database)) == [schedule.schedule_id]
-
-
-async def test_firing_moves_a_schedule_on_exactly_once(database: Database) -> None:
-    schedule = await _create(database, _schedule())
-    job_id, other_job = new_id(), new_id()
-    await _reserve(database)
-    async with database.connection() as connection:
-        assert await schedules_repository.record_fired(
-            connection, schedule.schedule_id, fired_for=PAST, next_run_at=FUTURE, job_id=job_id
-        )
-        assert not await schedules_repository.record_fired(
-            connection, schedule.schedule_id, fired_for=PAST, next_run_at=FUTURE, job_id=other_job
-        )
-    fired = await _get(database, schedule.schedule_id)
-    assert (fired.last_run_at, fired.last_job_id, fired.next_run_at) == (PAST, job_id, FUTURE)
-
-
-async def test_a_schedule_that_has_fired_for_the_last_time_is_never_due(database: Database) -> None:
-    schedule = await _create(database, _schedule())
-    async with database.connection() as connection:
-        await schedules_repository.record_fired(
-            connection, schedule.schedule_id, fired_for=PAST, next_run_at=None, job_id=new_id()
-        )
-        assert await schedules_repository.seconds_until_due(connection) is None
-    assert await _reserve(database) == []
-    assert (await _get(database, schedule.schedule_id)).next_run_at is None
-
-
-async def test_five_failures_in_a_row_pause_a_schedule(database: Database) -> None:
-    schedule = await _create(database, _schedule())
-
-    async def fail() -> tuple[int, bool]:
-        async with database.connection() as connection:
-            outcome = await schedules_repository.record_failure(
-                connection,
-                schedule.schedule_id,
-                failed_for=PAST,
-                retry_delay=timedelta(hours=1),
-                pause_after=5,
-                reason="the type is unknown",
-            )
-            assert outcome is not None
-            return outcome.consecutive_failures, outcome.paused
-
-    assert [await fail() for _ in range(4)] == [(1, False), (2, False), (3, False), (4, False)]
-    failing = await _get(database, schedule.schedule_id)
-    assert (failing.paused, failing.pause_reason, failing.next_run_at) == (False, "", PAST)
-    assert await _reserve(database) == []
-    async with database.connection() as connection:
-        seconds = await schedules_repository.seconds_until_due(connection)
-        assert seconds == pytest.approx(3600, abs=60)
-
-    assert await fail() == (5, True)
-    paused = await _get(database, schedule.schedule_id)
-    assert (paused.paused, paused.pause_reason) == (True, "the type is unknown")
-    async with database.connection() as connection:
-        resumed = await schedules_repository.resume_schedule(connection, "acme", schedule.schedule_id, PAST)
-    assert resumed is not None
-    assert resumed.consecutive_failures == 0
-    assert await _reserve(database) == [schedule.schedule_id]
-
-
-async def test_a_success_forgets_failures_and_a_late_failure_is_none(database: Database) -> None:
-    schedule = await _create(database, _schedule())
-    async with database.connection() as connection:
-        failure = {
-            "failed_for": PAST,
-            "retry_delay": timedelta(hours=1),
-            "pause_after": 5,
-            "reason": "why",
-        }
-        await schedules_repository.record_failure(connection, schedule.schedule_id, **failure)  # type: ignore[arg-type]
-        await schedules_repository.record_fired(
-            connection, schedule.schedule_id, fired_for=PAST, next_run_at=PAST + timedelta(1), job_id=new_id()
-        )
-        assert (await _get(database, schedule.schedule_id)).consecutive_failures == 0
-        late = await schedules_repository.record_failure(connection, schedule.schedule_id, **failure)  # type: ignore[arg-type]
-    assert late is None
-    assert await _reserve(database) == [schedule.schedule_id]
-
-
-async def test_how_long_there_is_nothing_to_do(database: Database) -> None:
-    async def seconds() -> float | None:
-        async with database.connection() as connection:
-            return await schedules_repository.seconds_until_due(connection)
-
-    assert await seconds() is None
-    await _create(database, _schedule(next_run_at=datetime.now(UTC) + timedelta(hours=1)))
-    assert await seconds() == pytest.approx(3600, abs=60)
-    await _create(database, _schedule())
-    assert await seconds() == 0

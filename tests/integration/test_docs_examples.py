@@ -26,6 +26,8 @@ from millrace_worker import JobContext, JobError, Registry
 from millrace_worker.publication import publish
 from millrace_worker.registry import default_registry
 from support.queue_samples import sample_job
+from support.scheduler_api import scheduling
+from support.system_runs import ended, make_due
 from support.worker_runs import create, fetch, finished, worker
 
 _DOCS = Path(__file__).parents[2] / "docs"
@@ -52,6 +54,7 @@ def _module(page: str, containing: str, name: str, **values: Any) -> Mapping[str
 def _own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Undo what the examples import and register."""
     monkeypatch.setattr(default_registry, "_handlers", {})
+    monkeypatch.setattr(default_registry, "_system_schedules", {})
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
@@ -173,3 +176,16 @@ async def test_operators_set_how_long_jobs_of_a_type_are_kept(database: Database
     assert kept.types["reports:generate"] == expected
     assert (row["by_handler"], row["by_operator"]) == ('{"max_running": 3}', None)
     assert row["kept_by_operator"] == '{"failed": 7776000, "completed": 604800}'
+
+
+async def test_the_system_schedule_of_the_page_on_system_schedules_runs(
+    database: Database, tmp_path: Path
+) -> None:
+    _module("system-schedules.md", "storage:cleanup", "my_app.maintenance")
+    await fetch(database, "CREATE TABLE my_app_drafts (expires_at timestamptz NOT NULL)")
+    await fetch(database, "INSERT INTO my_app_drafts VALUES (now() - interval '1 hour'), ('infinity')")
+    async with scheduling(database), worker(database, default_registry, tmp_path):
+        await make_due(database, "storage:cleanup")
+        row = await ended(database, "storage:cleanup")
+    assert (row["last_outcome"], row["cron"]) == ("completed", "0 * * * *")
+    assert len(await fetch(database, "SELECT FROM my_app_drafts")) == 1

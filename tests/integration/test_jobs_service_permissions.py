@@ -9,11 +9,11 @@ import pytest
 from google.rpc import code_pb2
 
 from millrace.files.v1 import files_service_pb2
-from millrace.jobs.v1 import jobs_service_pb2
+from millrace.jobs.v1 import job_options_pb2, jobs_service_pb2
 from millrace_database.database import Database
 from millrace_runtime import interceptor
 from millrace_runtime.identity import Caller, Role
-from support.jobs_api import ANY_TYPE, JobsApi, refusal, serving
+from support.jobs_api import ANY_TYPE, JobsApi, refusal, refused_fields, serving
 
 NO_JOB = "job_" + "0" * 32
 NO_FILE = "file_" + "0" * 32
@@ -106,3 +106,15 @@ async def test_an_item_that_is_not_allowed_fails_alone(api: JobsApi) -> None:
 
     assert [result.error.code for result in results] == [code_pb2.PERMISSION_DENIED, code_pb2.OK]
     assert (await api.get(results[1].job_id)).created_by == "ann"
+
+
+async def test_keys_of_millrace_are_for_services(api: JobsApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    unique = job_options_pb2.Uniqueness(key="millrace:schedule:1")
+    concurrency = job_options_pb2.Concurrency(key="millrace:schedule:1")
+    assert await refused_fields(api.create(unique=unique, concurrency=concurrency)) == {
+        "unique.key": "must not begin with 'millrace:'",
+        "concurrency.key": "must not begin with 'millrace:'",
+    }
+
+    _become(monkeypatch, Caller("scheduler", frozenset({"acme"}), frozenset({Role.SERVICE})))
+    assert (await api.create(unique=unique, concurrency=concurrency)).job_id

@@ -235,7 +235,7 @@ async def test_a_request_id_that_another_job_just_got_does_not_break_a_replaceme
         ),
         ({"concurrency": _Concurrency(limit=1)}, {"concurrency.key": "is required"}),
         (
-            {"concurrency": _Concurrency(key="millrace:x")},
+            {"concurrency": _Concurrency(key="millrace:unique:x")},
             {"concurrency.key": "must not begin with 'millrace:'"},
         ),
         ({"concurrency": _Concurrency(key="c", limit=1001)}, {"concurrency.limit": "must be 0 to 1000"}),

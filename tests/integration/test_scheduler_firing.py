@@ -1,8 +1,7 @@
 """Schedules fire: on time, once, whatever happens to schedulers, the Jobs service and the schedules."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ from millrace_jobs.service import definition as jobs_definition
 from millrace_runtime.service import running
 from millrace_runtime.settings import Settings
 from millrace_runtime.struct_json import dict_to_struct
-from millrace_scheduler.firing import Firing
-from millrace_scheduler.jobs_client import open_jobs_client
 from millrace_scheduler.service import definition as scheduler_definition
 from support.database_proxy import proxied
+from support.due_schedules import firing_alone
 from support.jobs_api import ANY_TYPE, TYPE, eventually, publish, serving
 from support.processes import free_port, set_dead_proxy
 from support.scheduler_api import (
@@ -57,16 +55,6 @@ def _fired(api: SchedulerApi, schedule_id: str) -> Condition:
         return schedule if schedule.last_job_id else None
 
     return condition
-
-
-@asynccontextmanager
-async def _firing_alone(database: Database, jobs_address: str) -> AsyncIterator[Firing]:
-    """Run the firing loop, without the service around it and quick to try again."""
-    async with open_jobs_client(jobs_address, max_message_bytes=2**20) as jobs, asyncio.TaskGroup() as loops:
-        firing = Firing(database, jobs, first_retry=timedelta(milliseconds=10))
-        task = loops.create_task(firing.run())
-        yield firing
-        task.cancel()
 
 
 async def test_an_interval_makes_one_job_for_each_of_its_times(database: Database, tmp_path: Path) -> None:
@@ -174,7 +162,7 @@ async def test_a_scheduler_that_is_too_late_changes_nothing(database: Database) 
         await jobs.asked.wait()
         # The first scheduler hangs, or has died: its reservation ends, and another fires the same time.
         await _execute(database, "UPDATE scheduled_jobs SET reserved_until = now()")
-        async with _firing_alone(database, jobs.address):
+        async with firing_alone(database, jobs.address):
             await eventually(_asked(jobs, times=2))
             jobs.may_answer.set()
             fired = await eventually(_fired(api, schedule.schedule_id))
@@ -192,12 +180,16 @@ async def test_a_job_that_was_created_but_not_recorded_is_found_again(
     async with serving(database, tmp_path) as jobs:
         schedule_id = await store_due_schedule(database)
         before = await _stored(database, schedule_id)
-        async with _firing_alone(database, jobs.address):
+        async with firing_alone(database, jobs.address):
             await eventually(_moved(database, schedule_id))
         first = await _stored(database, schedule_id)
         # As it was when its scheduler died between the two steps.
-        await _execute(database, "UPDATE scheduled_jobs SET last_job_id = NULL, next_run_at = last_run_at")
-        async with _firing_alone(database, jobs.address):
+        await _execute(
+            database,
+            "UPDATE scheduled_jobs SET last_job_id = NULL, next_run_at = last_run_at, fired_count = 0",
+        )
+        await _execute(database, "DELETE FROM schedule_runs")
+        async with firing_alone(database, jobs.address):
             await eventually(_moved(database, schedule_id))
 
     assert await _stored(database, schedule_id) == first
@@ -208,7 +200,7 @@ async def test_a_job_that_was_created_but_not_recorded_is_found_again(
 async def test_no_transaction_is_open_while_the_jobs_service_is_asked(database: Database) -> None:
     async with recording_jobs() as jobs:
         await store_due_schedule(database)
-        async with _firing_alone(database, jobs.address):
+        async with firing_alone(database, jobs.address):
             await jobs.asked.wait()
             async with database.connection() as connection:
                 assert not await connection.fetch(
@@ -234,7 +226,7 @@ async def test_no_firing_is_lost_while_the_jobs_service_is_away(database: Databa
     await publish(database, ANY_TYPE, {"type": "object"})
     schedule_id = await store_due_schedule(database)
     due_at = (await _stored(database, schedule_id))["next_run_at"]
-    async with _firing_alone(database, f"127.0.0.1:{port}"):
+    async with firing_alone(database, f"127.0.0.1:{port}"):
         await eventually(_reserved(database, schedule_id))
         settings = Settings(jobs_port=port, data_dir=tmp_path)
         async with running(jobs_definition, settings, database):
@@ -252,7 +244,7 @@ async def test_a_firing_outlives_an_outage_of_the_database(database: Database) -
         schedule_id = await store_due_schedule(database)
         flaky = await Database.open(url, application_name="test")
         with capture_logs() as logs:
-            async with _firing_alone(flaky, jobs.address):
+            async with firing_alone(flaky, jobs.address):
                 await jobs.asked.wait()
                 await way.cut()
                 # The job exists now, and that cannot be recorded.
@@ -273,7 +265,7 @@ async def test_five_refusals_in_a_row_pause_a_schedule(database: Database, tmp_p
         await publish(database, ANY_TYPE, {"type": "object", "required": ["dataset"]})
         schedule_id = await store_due_schedule(database)
         due_at = (await _stored(database, schedule_id))["next_run_at"]
-        async with _firing_alone(database, jobs.address):
+        async with firing_alone(database, jobs.address):
             await eventually(_paused(database, schedule_id))
 
     row = await _stored(database, schedule_id)
@@ -290,7 +282,7 @@ async def test_a_success_ends_the_row_of_refusals(database: Database, tmp_path: 
     async with serving(database, tmp_path) as jobs:
         schedule_id = await store_due_schedule(database)
         await _execute(database, "UPDATE scheduled_jobs SET consecutive_failures = 4")
-        async with _firing_alone(database, jobs.address):
+        async with firing_alone(database, jobs.address):
             await eventually(_moved(database, schedule_id))
 
     row = await _stored(database, schedule_id)
@@ -317,7 +309,7 @@ async def test_a_damaged_schedule_fails_alone(
             time_zone,
         )
         sound = await store_due_schedule(database)
-        async with _firing_alone(database, jobs.address):
+        async with firing_alone(database, jobs.address):
             await eventually(_moved(database, sound))
             await eventually(_paused(database, damaged))
 

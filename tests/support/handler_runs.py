@@ -14,6 +14,7 @@ from millrace_queue import register_worker
 from millrace_storage import FileRecord, FileStore
 from millrace_worker import JobContext, Resources
 from millrace_worker.context import ProgressUpdate
+from millrace_worker.delivery_settings import DeliverySettings
 from millrace_worker.registry import load_handlers
 
 CHUNK_BYTES = 64 * 1024
@@ -26,6 +27,7 @@ class HandlerRuns:
     database: Database
     files: FileStore
     progress: list[ProgressUpdate] = field(default_factory=list)
+    delivery: DeliverySettings = field(default_factory=DeliverySettings)
 
     async def upload(
         self, content: bytes, name: str, *, org_id: str = "acme", content_type: str = "text/csv"
@@ -65,7 +67,7 @@ class HandlerRuns:
         )
         async with self.database.transaction() as conn:
             await create_jobs(conn, [job])
-        return await self._claimed(type_, on_progress)
+        return await self.claimed(type_, on_progress)
 
     async def claimed_again(
         self, context: JobContext[Any], on_progress: Callable[[ProgressUpdate], None] | None = None
@@ -73,15 +75,16 @@ class HandlerRuns:
         """Takes a job from its worker, as when that had died, and returns what its next attempt gets."""
         async with self.database.transaction() as conn:
             await hand_back_jobs(conn, [context.lease])
-        return await self._claimed(context.type, on_progress)
+        return await self.claimed(context.type, on_progress)
 
     async def run(self, type_: str, input_: Mapping[str, Any], *, org_id: str = "acme") -> Any:
         """What the handler returns for a new job."""
         return await call(await self.context(type_, input_, org_id=org_id))
 
-    async def _claimed(
-        self, type_: str, on_progress: Callable[[ProgressUpdate], None] | None
+    async def claimed(
+        self, type_: str, on_progress: Callable[[ProgressUpdate], None] | None = None
     ) -> JobContext[Any]:
+        """Claims a job of a type that exists, and returns what its handler gets."""
         async with self.database.transaction() as conn:
             worker_id = new_id()
             await register_worker(conn, worker_id, lease=timedelta(minutes=5), details={})
@@ -97,7 +100,7 @@ class HandlerRuns:
             attempt=claimed.claim.attempt,
             created_by=claimed.created_by,
             lease=claimed.lease,
-            resources=Resources(database=self.database, files=self.files),
+            resources=Resources(database=self.database, files=self.files, delivery=self.delivery),
             report=on_progress or self.progress.append,
         )
 

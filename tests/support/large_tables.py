@@ -68,7 +68,14 @@ class Reads:
 
     def __init__(self, plan: str) -> None:
         self.plan = plan
-        self.rows: dict[str, int] = {"jobs": 0, "job_attempts": 0, "queue": 0, "queue_throttles": 0}
+        self.rows: dict[str, int] = {
+            "jobs": 0,
+            "job_attempts": 0,
+            "queue": 0,
+            "queue_throttles": 0,
+            "scheduled_jobs": 0,
+            "schedule_runs": 0,
+        }
         self.whole: set[str] = set()
         self._add(json.loads(plan)[0]["Plan"])
 

@@ -12,12 +12,18 @@ from uuid import UUID
 import grpc
 
 from millrace.jobs.v1 import job_pb2, jobs_service_pb2
-from millrace.scheduler.v1 import schedule_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc
+from millrace.scheduler.v1 import (
+    schedule_pb2,
+    schedule_run_pb2,
+    scheduler_service_pb2,
+    scheduler_service_pb2_grpc,
+)
 from millrace_database.database import Database
 from millrace_database.ids import format_id, new_id, parse_id
 from millrace_database.schedules_repository import NewSchedule, create_schedule
 from millrace_runtime.service import running
 from millrace_runtime.settings import Settings
+from millrace_runtime.struct_json import datetime_to_timestamp
 from millrace_scheduler.recurrence_messages import recurrence_to_json
 from millrace_scheduler.service import definition
 from support.jobs_api import ANY_TYPE, SCHEMA, TYPE, JobsApi, publish, serving
@@ -43,6 +49,54 @@ class SchedulerApi:
     async def get(self, schedule_id: str) -> schedule_pb2.Schedule:
         request = scheduler_service_pb2.GetScheduleRequest(org_id="acme", schedule_id=schedule_id)
         return (await self.schedules.GetSchedule(request)).schedule
+
+    async def get_all(self, schedule_id: str) -> scheduler_service_pb2.GetScheduleResponse:
+        """Return a schedule with its next times and last runs."""
+        request = scheduler_service_pb2.GetScheduleRequest(org_id="acme", schedule_id=schedule_id)
+        return await self.schedules.GetSchedule(request)
+
+    async def update(self, schedule_id: str, *paths: str, **fields: Any) -> schedule_pb2.Schedule:
+        """Change fields of a schedule: those given, and those that `paths` names."""
+        request = scheduler_service_pb2.UpdateScheduleRequest(
+            schedule=schedule_pb2.Schedule(**{"org_id": "acme", "schedule_id": schedule_id, **fields})
+        )
+        unwritten = {"org_id", "version"}
+        request.update_mask.paths.extend([*paths, *(path for path in fields if path not in unwritten)])
+        return (await self.schedules.UpdateSchedule(request)).schedule
+
+    async def list_(self, **fields: Any) -> list[schedule_pb2.Schedule]:
+        """Return a page of schedules."""
+        request = scheduler_service_pb2.ListSchedulesRequest(**{"org_id": "acme", **fields})
+        return list((await self.schedules.ListSchedules(request)).schedules)
+
+    async def delete(self, schedule_id: str) -> None:
+        request = scheduler_service_pb2.DeleteScheduleRequest(org_id="acme", schedule_id=schedule_id)
+        await self.schedules.DeleteSchedule(request)
+
+    async def runs(self, schedule_id: str, **fields: Any) -> list[schedule_run_pb2.ScheduleRun]:
+        """Return a page of what became of a schedule's times."""
+        request = scheduler_service_pb2.ListScheduleRunsRequest(
+            **{"org_id": "acme", "schedule_id": schedule_id, **fields}
+        )
+        return list((await self.schedules.ListScheduleRuns(request)).runs)
+
+    async def preview(self, **fields: Any) -> list[datetime]:
+        """Return when a schedule, stored or not, will fire."""
+        request = scheduler_service_pb2.PreviewScheduleRequest(**{"org_id": "acme", **fields})
+        answer = await self.schedules.PreviewSchedule(request)
+        return [time.ToDatetime(UTC) for time in answer.run_times]
+
+    async def backfill(
+        self, schedule_id: str, start_time: datetime, end_time: datetime
+    ) -> scheduler_service_pb2.BackfillScheduleResponse:
+        """Create the jobs of past times, both bounds included."""
+        request = scheduler_service_pb2.BackfillScheduleRequest(
+            org_id="acme",
+            schedule_id=schedule_id,
+            start_time=datetime_to_timestamp(start_time),
+            end_time=datetime_to_timestamp(end_time),
+        )
+        return await self.schedules.BackfillSchedule(request)
 
     async def pause(self, schedule_id: str, reason: str = "") -> schedule_pb2.Schedule:
         request = scheduler_service_pb2.PauseScheduleRequest(

@@ -14,6 +14,7 @@ VALID: list[tuple[str, dict[str, Any]]] = [
     ("imports:load", {"file_id": FILE, "dataset": "airports"}),
     ("imports:load", {"file_id": FILE, "dataset": "Größe 1", "format": "csv", "delimiter": "\t"}),
     ("files:archive", {"file_ids": [FILE, OTHER], "file_name": "june 2026.zip"}),
+    ("deliveries:webhook", {"job_id": "job_" + "0" * 32}),
     ("reports:generate", REPORT),
     (
         "reports:generate",
@@ -32,6 +33,9 @@ VALID: list[tuple[str, dict[str, Any]]] = [
     ),
 ]
 INVALID: list[tuple[str, dict[str, Any]]] = [
+    ("deliveries:webhook", {}),
+    ("deliveries:email", {"job_id": FILE}),
+    ("deliveries:storage", {"job_id": "job_" + "0" * 32, "path": "x"}),
     ("imports:load", {"file_id": FILE}),
     ("imports:load", {"file_id": "file_1", "dataset": "x"}),
     ("imports:load", {"file_id": FILE, "dataset": ""}),

@@ -130,3 +130,11 @@ def _as_written(default: object) -> str:
     if isinstance(default, float):
         return f"{default:g}"
     return str(default)
+
+
+def test_a_mail_server_needs_both_a_user_and_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_SMTP_USERNAME", "mill")
+    with pytest.raises(SettingsError, match="MILLRACE_SMTP_USERNAME and MILLRACE_SMTP_PASSWORD"):
+        read_settings()
+    monkeypatch.setenv("MILLRACE_SMTP_PASSWORD", "long-and-secret")
+    assert "long-and-secret" not in repr(read_settings())

@@ -9,7 +9,7 @@ from millrace_database.job_options import JobOptions, UniqueRule
 from millrace_queue import Concurrency, NewEntry, Throttle, Unique
 
 RESERVED_KEY_PREFIX = "millrace:"
-"""Concurrency keys that begin with this are Millrace's own."""
+"""Unique and concurrency keys that begin with this are Millrace's own."""
 UNIQUE_KEY_PREFIX = f"{RESERVED_KEY_PREFIX}unique:"
 """Concurrency keys that begin with this let one job with a unique key run."""
 

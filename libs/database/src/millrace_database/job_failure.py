@@ -10,6 +10,7 @@ import millrace_queue
 from millrace_database import job_statements
 from millrace_database.attempt_records import AttemptOutcome, EndedAttempt, record_attempts
 from millrace_database.dead_letters import create_dead_letters
+from millrace_database.deliveries import create_deliveries
 from millrace_database.job_changes import JobFailure
 from millrace_database.job_flow import JobCounts
 from millrace_database.storable_text import storable
@@ -83,7 +84,8 @@ async def fail_jobs(
     Args:
         conn: a connection in a transaction.
         failures: what failed.
-        created: out, how many jobs were created because others failed for good, by type and organisation.
+        created: out, how many jobs were created because others failed for good, by type and organisation: dead letters,
+            and deliveries of failures.
         freed: out, the jobs that limits let start instead.
 
     Returns:
@@ -164,7 +166,7 @@ async def expire_jobs(
     ids = [entry.id for entry in expired]
     error = _Error(DEADLINE_EXCEEDED, _DEADLINE_MESSAGE, retryable=False)
     await _fail(conn, [_Change(id_, error, FailOutcome(Settled.FAILED)) for id_ in ids])
-    await _create_dead_letters(conn, ids, created)
+    await _create_followers(conn, ids, created)
     return expired
 
 
@@ -187,7 +189,7 @@ async def _write(conn: asyncpg.Connection, ended: Sequence[_Ended], created: Job
         if end.outcome.settled is not Settled.CANCELLED
     ]
     await _fail(conn, failures)
-    await _create_dead_letters(conn, [change.id_ for change in failures if change.is_final], created)
+    await _create_followers(conn, [change.id_ for change in failures if change.is_final], created)
 
 
 def _final_error(end: _Ended) -> _Error:
@@ -216,9 +218,11 @@ async def _fail(conn: asyncpg.Connection, changes: Sequence[_Change]) -> None:
         )
 
 
-async def _create_dead_letters(
+async def _create_followers(
     conn: asyncpg.Connection, failed: Sequence[UUID], created: JobCounts | None
 ) -> None:
     letters = await create_dead_letters(conn, failed)
+    deliveries = await create_deliveries(conn, failed)
     if created is not None:
         created.update(letters)
+        created.update(deliveries)

@@ -13,6 +13,7 @@ import asyncpg
 import millrace_queue
 from millrace_database import job_statements
 from millrace_database.attempt_records import EndedAttempt, record_attempts, record_lost_leases
+from millrace_database.deliveries import create_deliveries
 from millrace_database.job_changes import (
     Cancellation,
     CancelledJob,
@@ -37,6 +38,7 @@ from millrace_database.job_failure import (
     lapse_jobs,
     rescue_jobs,
 )
+from millrace_database.job_flow import JobCounts
 from millrace_database.storable_text import storable
 from millrace_queue import Claim, ClaimGates, Freed, HandBack, Lease, Snooze
 
@@ -126,12 +128,17 @@ async def _claim_without_gates(
 
 
 async def complete_jobs(
-    conn: asyncpg.Connection, results: Sequence[tuple[Lease, str | None]], *, freed: Freed | None = None
+    conn: asyncpg.Connection,
+    results: Sequence[tuple[Lease, str | None]],
+    *,
+    created: JobCounts | None = None,
+    freed: Freed | None = None,
 ) -> set[UUID]:
-    """Complete jobs with their outputs, JSON text that Postgres can store or None.
+    """Complete jobs with their outputs, JSON text that Postgres can store or None, and create their deliveries.
 
-    A job whose cancellation was requested meanwhile is completed all the same. In `freed` are, afterwards, the jobs that limits
-    let start instead; so it is of the functions below.
+    A job whose cancellation was requested meanwhile is completed all the same. In `created` is, afterwards, how many
+    deliveries were created, by type and organisation. In `freed` are the jobs that limits let start instead; so it is of the
+    functions below.
 
     Returns:
         The ids that were accepted. The leases of the others had been lost, and nothing changed.
@@ -140,9 +147,12 @@ async def complete_jobs(
     accepted = await millrace_queue.complete(conn, [lease for lease, _ in results], freed=freed)
     if accepted:
         done = [(lease.id, output) for lease, output in results if lease.id in accepted]
-        await conn.execute(
+        rows = await conn.fetch(
             job_statements.COMPLETE_JOBS, [id_ for id_, _ in done], [output for _, output in done]
         )
+        deliveries = await create_deliveries(conn, [row["job_id"] for row in rows if row["delivers"]])
+        if created is not None:
+            created.update(deliveries)
     return accepted
 
 
@@ -151,7 +161,7 @@ async def complete_plain_jobs(
 ) -> set[UUID]:
     """Complete jobs as `complete_jobs` does, but leave alone those that limits apply to.
 
-    The connection may be in autocommit mode.
+    None of them may deliver its result: see `JobOptions`. The connection may be in autocommit mode.
 
     Returns:
         The ids that were accepted. What became of the others `complete_jobs` tells.

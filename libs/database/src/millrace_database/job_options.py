@@ -55,7 +55,10 @@ class ConcurrencyRule:
 
 @dataclass(frozen=True, slots=True)
 class JobOptions:
-    """What the creator of a job asked for; None: nothing, or as the type says."""
+    """What the creator of a job asked for; None: nothing, or as the type says.
+
+    `delivers`: what becomes of the result is said by the delivery of the job's schedule.
+    """
 
     deadline: datetime | None = None
     timeout: timedelta | None = None
@@ -63,6 +66,7 @@ class JobOptions:
     dead_letter_type: str | None = None
     unique: UniqueRule | None = None
     concurrency: ConcurrencyRule | None = None
+    delivers: bool = False
 
     def to_json(self) -> str | None:
         """Return the JSON text that is stored, None when nothing was asked for."""
@@ -90,6 +94,7 @@ class JobOptions:
                         "order": self.concurrency.order,
                     }
                 ),
+                "delivers": self.delivers or None,
             }
         )
         return json.dumps(values) if values else None
@@ -108,6 +113,7 @@ class JobOptions:
             dead_letter_type=values.get("dead_letter_type"),
             unique=unique and UniqueRule(**{**unique, "window": _duration(unique.get("window"))}),
             concurrency=concurrency and ConcurrencyRule(**concurrency),
+            delivers=values.get("delivers", False),
         )
 
 

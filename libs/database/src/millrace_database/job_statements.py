@@ -110,7 +110,11 @@ FROM {done}
 WHERE jobs.job_id = ANY (ARRAY[done.id])
 """
 
-COMPLETE_JOBS = _COMPLETE.format(done="unnest($1::uuid[], $2::text[]) AS done (id, output)")
+# Which of them deliver their results.
+COMPLETE_JOBS = f"""
+{_COMPLETE.format(done="unnest($1::uuid[], $2::text[]) AS done (id, output)")}
+RETURNING jobs.job_id, coalesce(jobs.options @> '{{"delivers": true}}', false) AS delivers
+"""
 
 COMPLETE_PLAIN_JOBS = f"""
 WITH given AS (

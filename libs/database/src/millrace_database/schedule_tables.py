@@ -80,6 +80,12 @@ scheduled_jobs = Table(
     Index(
         "scheduled_jobs_due", "next_run_at", postgresql_where=text("NOT paused AND next_run_at IS NOT NULL")
     ),
+    # Those whose failed jobs are counted: few.
+    Index(
+        "scheduled_jobs_watched",
+        "schedule_id",
+        postgresql_where=text("NOT paused AND next_run_at IS NOT NULL AND pause_after_failed_runs > 0"),
+    ),
     Index(
         "scheduled_jobs_request_id",
         "org_id",

@@ -1,14 +1,8 @@
-"""The schedules of organisations: kept, paused, resumed, and fired exactly once for each of their times.
-
-A firing takes two transactions with the creation of the job between them. `reserve_due` gives a due schedule to one
-scheduler for a while; `record_fired` moves the schedule on, unless somebody else has done so. A scheduler that dies
-in between loses its reservation with time, and the next one creates the same job again under the same request id,
-which is harmless.
-"""
+"""The schedules of organisations: kept, changed, paused and resumed. `firing_repository` fires them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import astuple, dataclass
+from datetime import datetime
 from uuid import UUID
 
 import asyncpg
@@ -34,6 +28,14 @@ class NewSchedule:
         next_run_at: when it fires first.
         created_by: who creates it.
         request_id: makes a repeated creation harmless; unique in its organisation.
+        next_scheduled_time: the time that the recurrence names for `next_run_at`; None: the same.
+        jitter_seconds: each firing is late by less than so much.
+        overlap_policy: one of OVERLAP_POLICIES.
+        catch_up_policy: one of CATCH_UP_POLICIES.
+        catch_up_seconds: how far back "run_all" goes; None with the others.
+        max_runs: it ends after so many firings; 0: never.
+        pause_after_failed_runs: it pauses itself when so many of its jobs in a row have failed; 0: never.
+        delivery_json: the Delivery message in its JSON form, with secrets; None: results are not delivered.
 
     """
 
@@ -50,6 +52,14 @@ class NewSchedule:
     next_run_at: datetime
     created_by: str
     request_id: str | None = None
+    next_scheduled_time: datetime | None = None
+    jitter_seconds: int = 0
+    overlap_policy: str = "allow"
+    catch_up_policy: str = "run_once"
+    catch_up_seconds: int | None = None
+    max_runs: int = 0
+    pause_after_failed_runs: int = 0
+    delivery_json: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +88,66 @@ class ScheduleRecord:
     created_by: str
     created_at: datetime
     updated_at: datetime
+    next_scheduled_time: datetime | None
+    jitter_seconds: int
+    overlap_policy: str
+    catch_up_policy: str
+    catch_up_seconds: int | None
+    max_runs: int
+    pause_after_failed_runs: int
+    delivery_json: str | None
+    version: int
+    fired_count: int
+    missed_count: int
+    skipped_count: int
+    watched_since: datetime
+    reserved_until: datetime | None
+    deleted_at: datetime | None
     read_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class FailureOutcome:
-    """What a failed firing led to: failures in a row, and whether the schedule has paused itself."""
+class ScheduleValues:
+    """What a caller may change of a schedule, all of it, with the meanings that NewSchedule gives."""
 
-    consecutive_failures: int
-    paused: bool
+    # In the order of the parameters of UPDATE.
+    name: str
+    type: str
+    input_json: str
+    metadata_json: str
+    recurrence_json: str
+    time_zone: str
+    start_at: datetime | None
+    end_at: datetime | None
+    jitter_seconds: int
+    overlap_policy: str
+    catch_up_policy: str
+    catch_up_seconds: int | None
+    max_runs: int
+    pause_after_failed_runs: int
+    delivery_json: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleFilters:
+    """Which schedules to list: all that are given must match.
+
+    Attributes:
+        org_id: whose; None: those of all organisations.
+        type: the type of their jobs.
+        frequency: the name of the frequency's field in the recurrence, such as "daily".
+        active: whether they will fire, or are paused or have ended.
+        delivery: the name of the method's field in the delivery, such as "webhook"; "none": without delivery.
+        search: a text that their name or type holds, in any case.
+
+    """
+
+    org_id: str | None
+    type: str | None = None
+    frequency: str | None = None
+    active: bool | None = None
+    delivery: str | None = None
+    search: str | None = None
 
 
 async def create_schedule(conn: asyncpg.Connection, schedule: NewSchedule) -> tuple[ScheduleRecord, bool]:
@@ -111,6 +172,14 @@ async def create_schedule(conn: asyncpg.Connection, schedule: NewSchedule) -> tu
             schedule.next_run_at,
             schedule.created_by,
             schedule.request_id,
+            schedule.next_scheduled_time,
+            schedule.jitter_seconds,
+            schedule.overlap_policy,
+            schedule.catch_up_policy,
+            schedule.catch_up_seconds,
+            schedule.max_runs,
+            schedule.pause_after_failed_runs,
+            schedule.delivery_json,
         )
         if row is not None:
             return ScheduleRecord(**row), True
@@ -126,20 +195,45 @@ async def get_schedule(
     return _one(await conn.fetchrow(statements.GET, schedule_id, org_id))
 
 
+async def lock_schedule(conn: asyncpg.Connection, org_id: str, schedule_id: UUID) -> ScheduleRecord | None:
+    """Return a schedule, or None; within a transaction, nobody else changes it until that has ended."""
+    return _one(await conn.fetchrow(statements.LOCK, schedule_id, org_id))
+
+
 async def list_schedules(
-    conn: asyncpg.Connection, org_id: str | None, after: UUID | None, limit: int
+    conn: asyncpg.Connection, filters: ScheduleFilters, after: UUID | None, limit: int
 ) -> list[ScheduleRecord]:
-    """Return schedules by descending id, newest first: of one organisation, or of all when `org_id` is None.
+    """Return schedules by descending id, newest first.
 
     `after` is the last id of the page before; None: from the newest.
     """
-    if org_id is None:
-        return _all(await conn.fetch(statements.LIST_ALL, after, limit))
-    return _all(await conn.fetch(statements.LIST_OF_ORG, org_id, after, limit))
+    search = None if filters.search is None else f"%{_like(filters.search)}%"
+    wanted = (filters.type, filters.frequency, filters.active, filters.delivery, search)
+    if filters.org_id is None:
+        return _all(await conn.fetch(statements.LIST_ALL, after, limit, *wanted))
+    return _all(await conn.fetch(statements.LIST_OF_ORG, after, limit, *wanted, filters.org_id))
+
+
+async def update_schedule(
+    conn: asyncpg.Connection,
+    schedule_id: UUID,
+    values: ScheduleValues,
+    *,
+    next_run_at: datetime | None,
+    next_scheduled_time: datetime | None,
+) -> ScheduleRecord | None:
+    """Give a schedule these values and times, and a new version. None when there is no such schedule.
+
+    A reservation holds for the time it was made for: it ends when there is another.
+    """
+    row = await conn.fetchrow(
+        statements.UPDATE, schedule_id, *astuple(values), next_run_at, next_scheduled_time
+    )
+    return _one(row)
 
 
 async def delete_schedule(conn: asyncpg.Connection, org_id: str, schedule_id: UUID) -> bool:
-    """Delete a schedule; False when there is no such schedule. The jobs it made stay."""
+    """Delete a schedule; False when there is no such schedule. Its runs and the jobs it made stay."""
     return await conn.fetchrow(statements.DELETE, schedule_id, org_id) is not None
 
 
@@ -151,66 +245,23 @@ async def pause_schedule(
 
 
 async def resume_schedule(
-    conn: asyncpg.Connection, org_id: str, schedule_id: UUID, next_run_at: datetime
+    conn: asyncpg.Connection,
+    org_id: str,
+    schedule_id: UUID,
+    next_run_at: datetime,
+    next_scheduled_time: datetime | None = None,
 ) -> ScheduleRecord | None:
     """Let a paused schedule fire again, next at `next_run_at`, and forget its failures.
 
     A schedule that is not paused is returned unchanged. None when there is no such schedule.
     """
-    row = await conn.fetchrow(statements.RESUME, schedule_id, org_id, next_run_at)
+    row = await conn.fetchrow(statements.RESUME, schedule_id, org_id, next_run_at, next_scheduled_time)
     return _one(row) or await get_schedule(conn, org_id, schedule_id)
 
 
-async def reserve_due(conn: asyncpg.Connection, *, lease: timedelta, limit: int) -> list[ScheduleRecord]:
-    """Reserve schedules whose time has come, the longest due first, for as long as `lease`.
-
-    Nobody else is given them before the lease is over. Several schedulers may call this at the same time; none
-    waits for another.
-    """
-    return _all(await conn.fetch(statements.RESERVE_DUE, lease, limit))
-
-
-async def record_fired(
-    conn: asyncpg.Connection,
-    schedule_id: UUID,
-    *,
-    fired_for: datetime,
-    next_run_at: datetime | None,
-    job_id: UUID,
-) -> bool:
-    """Record that the job of the time `fired_for` exists, and move the schedule on to `next_run_at`.
-
-    `next_run_at` None: it has fired for the last time. False, and nothing changes, when the schedule is gone or is
-    no longer at `fired_for`: then somebody else has moved it on.
-    """
-    row = await conn.fetchrow(statements.RECORD_FIRED, schedule_id, fired_for, next_run_at, job_id)
-    return row is not None
-
-
-async def record_failure(
-    conn: asyncpg.Connection,
-    schedule_id: UUID,
-    *,
-    failed_for: datetime,
-    retry_delay: timedelta,
-    pause_after: int,
-    reason: str,
-) -> FailureOutcome | None:
-    """Record that the job of the time `failed_for` could not be created.
-
-    The schedule is tried again after `retry_delay`; with the failure number `pause_after` in a row it is paused,
-    for `reason`. None, and nothing changes, when the schedule is gone or no longer at `failed_for`.
-    """
-    row = await conn.fetchrow(
-        statements.RECORD_FAILURE, schedule_id, failed_for, retry_delay, pause_after, reason
-    )
-    return None if row is None else FailureOutcome(**row)
-
-
-async def seconds_until_due(conn: asyncpg.Connection) -> float | None:
-    """Return how long it is until `reserve_due` finds something: 0 when it would now, None when nothing is planned."""
-    seconds: float | None = await conn.fetchval(statements.SECONDS_UNTIL_DUE)
-    return seconds
+def _like(text: str) -> str:
+    """Return a text as LIKE has it, where it stands for nothing but itself."""
+    return text.replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
 
 
 def _one(row: asyncpg.Record | None) -> ScheduleRecord | None:

@@ -35,6 +35,7 @@ class WorkerDetails:
         address: where it serves WorkerService, as "host:port".
         types: the job types it runs.
         slots: how many jobs it runs at once, over all types.
+        system_types: the types of the system schedules that it declares.
 
     """
 
@@ -42,6 +43,7 @@ class WorkerDetails:
     address: str
     types: Sequence[str]
     slots: int
+    system_types: Sequence[str] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the `details` to register the worker with in the queue."""
@@ -50,6 +52,7 @@ class WorkerDetails:
             "address": self.address,
             "types": sorted(self.types),
             "slots": self.slots,
+            "system_types": sorted(self.system_types),
         }
 
 

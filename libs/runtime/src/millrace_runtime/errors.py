@@ -97,6 +97,15 @@ class FailedPrecondition(ApiError):
         )
 
 
+class Aborted(ApiError):
+    """Somebody else has changed the resource meanwhile. `reason` says what; to be read and tried again."""
+
+    code = grpc.StatusCode.ABORTED
+
+    def __init__(self, reason: str, description: str) -> None:
+        super().__init__(description, reason=reason)
+
+
 class ResourceExhausted(ApiError):
     """A limit or quota is reached; RetryInfo says when to try again."""
 

@@ -127,6 +127,37 @@ class Settings(BaseSettings):
     retention_cancelled: Days = 30.0
     """For how many days cancelled jobs are kept, when their type says nothing else."""
 
+    webhook_allow_private: bool = False
+    """Lets webhooks go to private addresses and to http, for development."""
+
+    smtp_host: str | None = None
+    """The server that sends e-mails. Unset: deliveries by e-mail fail."""
+
+    smtp_port: Annotated[int, Field(ge=1, le=65535)] = 587
+    """The port of that server."""
+
+    smtp_username: str | None = None
+    """Whom to log in as there. Unset: nobody."""
+
+    smtp_password: str | None = Field(default=None, repr=False)
+    """The password of that user."""
+
+    smtp_from: str = "millrace@localhost"
+    """The sender of e-mails."""
+
+    smtp_tls: Literal["starttls", "tls", "none"] = "starttls"
+    """How the connection to it is secured: after the greeting, from its beginning, or not at all."""
+
+    download_link: str | None = None
+    """Where people download a file, with `{org_id}` and `{file_id}` in it, for links in e-mails and webhooks. Unset: the
+    file's id stands in their place."""
+
+    @model_validator(mode="after")
+    def _logs_in_with_both(self) -> Self:
+        if (self.smtp_username is None) != (self.smtp_password is None):
+            raise ValueError("MILLRACE_SMTP_USERNAME and MILLRACE_SMTP_PASSWORD are set together")
+        return self
+
     @model_validator(mode="after")
     def _lease_outlives_heartbeats(self) -> Self:
         if self.lease_seconds < 2 * self.heartbeat_seconds:

@@ -7,7 +7,6 @@ from typing import Final, Literal, TypeVar
 from google.protobuf.duration_pb2 import Duration
 
 from millrace.jobs.v1 import job_options_pb2, jobs_service_pb2
-from millrace_database.job_entries import RESERVED_KEY_PREFIX
 from millrace_database.job_options import (
     Backoff,
     ConcurrencyRule,
@@ -61,7 +60,8 @@ def check_options(
     violations: Violations,
 ) -> JobOptions | None:
     """Return what a request asks for beyond the ordinary, None when it is nothing; `run_at` has been checked."""
-    if not request.dead_letter_type and not any(request.HasField(field) for field in _OPTIONS):
+    is_plain = not (request.dead_letter_type or request.delivers)
+    if is_plain and not any(request.HasField(field) for field in _OPTIONS):
         return None
     unique = _check_unique(request.unique, violations) if request.HasField("unique") else None
     concurrency = (
@@ -82,6 +82,7 @@ def check_options(
         dead_letter_type=_check_dead_letter_type(request, known_types, violations),
         unique=unique,
         concurrency=concurrency,
+        delivers=request.delivers,
     )
 
 
@@ -195,8 +196,6 @@ def _check_unique(asked: job_options_pb2.Uniqueness, violations: Violations) -> 
 
 def _check_concurrency(asked: job_options_pb2.Concurrency, violations: Violations) -> ConcurrencyRule:
     key = violations.check_text("concurrency.key", asked.key, max_length=_MAX_KEY_LENGTH, required=True)
-    if key.startswith(RESERVED_KEY_PREFIX):
-        violations.add("concurrency.key", f"must not begin with {RESERVED_KEY_PREFIX!r}")
     limit = violations.check_range("concurrency.limit", asked.limit, 0, _MAX_CONCURRENCY) or 1
     order: KeyOrder | None = _word("concurrency.order", asked.order, KEY_ORDERS, violations)
     if order and limit > 1:

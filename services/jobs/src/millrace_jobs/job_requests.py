@@ -6,6 +6,7 @@ from uuid import UUID
 
 from millrace.jobs.v1 import jobs_service_pb2
 from millrace_database.ids import new_id
+from millrace_database.job_entries import RESERVED_KEY_PREFIX, UNIQUE_KEY_PREFIX
 from millrace_database.job_lifecycle import NewJob
 from millrace_jobs.job_option_requests import check_delay, check_options
 from millrace_jobs.job_type_catalog import MAX_TYPE_LENGTH, KnownType
@@ -45,7 +46,7 @@ def check_job(
     """Return the job that `request` asks for, with a new id; `org_id` has been checked.
 
     All that is wrong is added to `violations`; the job is good for nothing then. Raises PermissionDenied when the
-    caller may not name another creator, or a schedule.
+    caller may not name another creator, a schedule, or a delivery.
     """
     known = _check_type(request, rules, violations)
     document = _check_input(request, rules, violations)
@@ -53,6 +54,8 @@ def check_job(
     attempts = violations.check_range("max_attempts", request.max_attempts, 0, _MAX_ATTEMPTS)
     created_by = violations.check_text("created_by", request.created_by, max_length=_MAX_CREATOR_LENGTH)
     run_at = violations.check_timestamp("run_at", request.run_at) if request.HasField("run_at") else None
+    _check_delivers(request, rules, violations)
+    _check_reserved_keys(request, rules, violations)
     return NewJob(
         job_id=new_id(),
         org_id=org_id,
@@ -127,3 +130,23 @@ def _check_schedule(
         return None
     rules.caller.require_role(Role.SERVICE)
     return violations.check_id("schedule_id", request.schedule_id, "schedule")
+
+
+def _check_delivers(
+    request: jobs_service_pb2.CreateJobRequest, rules: JobRules, violations: Violations
+) -> None:
+    if not request.delivers:
+        return
+    rules.caller.require_role(Role.SERVICE)
+    if not request.schedule_id:
+        violations.add("delivers", "may only be set together with schedule_id")
+
+
+def _check_reserved_keys(
+    request: jobs_service_pb2.CreateJobRequest, rules: JobRules, violations: Violations
+) -> None:
+    is_service = Role.SERVICE in rules.caller.roles
+    for field, key in (("unique.key", request.unique.key), ("concurrency.key", request.concurrency.key)):
+        # Of the keys of unique states not even a service makes one itself.
+        if key.startswith(UNIQUE_KEY_PREFIX if is_service else RESERVED_KEY_PREFIX):
+            violations.add(field, f"must not begin with {RESERVED_KEY_PREFIX!r}")

@@ -24,6 +24,12 @@ def passed_on(error: grpc.aio.AioRpcError) -> ApiError:
     return _UpstreamError(error.code(), bare)
 
 
+def passed_on_status(status: status_pb2.Status) -> ApiError:
+    """Return the error of an item of a batch as the Scheduler's caller shall see it: the same, details included."""
+    codes = {code.value[0]: code for code in grpc.StatusCode}
+    return _UpstreamError(codes.get(status.code, grpc.StatusCode.UNKNOWN), status)
+
+
 class _UpstreamError(ApiError):
     def __init__(self, code: grpc.StatusCode, status: status_pb2.Status) -> None:
         super().__init__(status.message, reason=_reason(status))

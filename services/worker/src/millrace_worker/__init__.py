@@ -11,7 +11,8 @@ from millrace_worker.errors import (
     JobError,
     JobSnoozed,
 )
-from millrace_worker.registry import Registry, job_handler
+from millrace_worker.registry import Registry, job_handler, system_schedule
+from millrace_worker.system_context import SystemContext
 
 __all__ = [
     "Backoff",
@@ -26,5 +27,7 @@ __all__ = [
     "Resources",
     "Retention",
     "SyncJobContext",
+    "SystemContext",
     "job_handler",
+    "system_schedule",
 ]

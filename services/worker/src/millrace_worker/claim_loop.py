@@ -6,9 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
+from typing import Protocol
 from uuid import UUID
 
+import asyncpg
+
 from millrace_database import Database, job_lifecycle
+from millrace_database.job_changes import ClaimedJob
 from millrace_queue import ClaimGates, Freed, ServedRanks
 from millrace_worker.lanes import Lanes
 from millrace_worker.runner import PATIENCE_SECONDS, Runner
@@ -20,6 +24,22 @@ keep step."""
 
 CLOCK_MARGIN_SECONDS = 0.002
 """A claim that comes too early by so little is in vain."""
+
+
+class ClaimFunction(Protocol):
+    """How to claim: as `job_lifecycle.claim_jobs` does."""
+
+    async def __call__(
+        self,
+        conn: asyncpg.Connection,
+        worker_id: UUID,
+        capacity: Mapping[str, int],
+        limit: int,
+        *,
+        gates: ClaimGates | None = None,
+    ) -> list[ClaimedJob]:
+        """Claim for this worker so many of each type, and in all."""
+        ...
 
 
 class ClaimLoop:
@@ -36,9 +56,10 @@ class ClaimLoop:
         served: ServedRanks,
         rate_opens: Callable[[timedelta], None],
         left_to_others: Callable[[Collection[str]], None],
+        claim: ClaimFunction = job_lifecycle.claim_jobs,
     ) -> None:
         """Take who claims now (None: nobody may), what to call after a claim, where to note the ranks, what to call with
-        the time until a rate lets more jobs start, and with the types of jobs that limits let start, but not here.
+        the time until a rate lets more jobs start, and with the types of jobs that limits let start, but not here; and how to claim.
         """
         self._database = database
         self._lanes = lanes
@@ -54,6 +75,7 @@ class ClaimLoop:
         self._served = served
         self._rate_opens = rate_opens
         self._left_to_others = left_to_others
+        self._claim = claim
         self._freed: Freed = Counter()
         # The types with limits, as the last claim that asked for them saw it.
         self._gated: set[str] = set()
@@ -129,7 +151,7 @@ class ClaimLoop:
         self.pending_since = asked_at = time.monotonic()
         try:
             async with self._database.connection() as connection:
-                jobs = await job_lifecycle.claim_jobs(connection, worker_id, capacity, limit, gates=gates)
+                jobs = await self._claim(connection, worker_id, capacity, limit, gates=gates)
         except DATABASE_ERRORS as error:
             self._may_wait.update(capacity)
             self._freed.update(freed)

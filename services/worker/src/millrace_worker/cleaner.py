@@ -13,6 +13,7 @@ from millrace_database import Database, retention
 from millrace_database.job_flow import remove_old_flow
 from millrace_database.job_options import RetentionRule
 from millrace_database.retention import Retention
+from millrace_database.schedule_runs_repository import remove_deleted_schedules, remove_old_runs
 from millrace_worker.transient import DATABASE_ERRORS, Outage
 
 LONGEST_PAUSE_SECONDS = 60.0
@@ -82,9 +83,9 @@ class Cleaner:
         return max(pause, _LEAST_PAUSE_SECONDS), swept.removed
 
     async def _remove_leftovers(self) -> None:
-        removals: tuple[_Removal, ...] = (_remove_throttles, _remove_flow)
+        removals: tuple[_Removal, ...] = (_remove_throttles, _remove_flow, _remove_schedule_runs)
         if time.monotonic() >= self._rare_at:
-            removals += (_remove_imports,)
+            removals += (_remove_imports, _remove_schedules)
             self._rare_at = time.monotonic() + _RARE_SECONDS * random.uniform(0.75, 1)  # noqa: S311 - jitter is no secret
         for remove in removals:
             while await self._remove(remove):
@@ -112,6 +113,14 @@ async def _remove_throttles(connection: asyncpg.Connection) -> bool:
 
 async def _remove_flow(connection: asyncpg.Connection) -> bool:
     return await remove_old_flow(connection, limit=_BATCH) == _BATCH
+
+
+async def _remove_schedule_runs(connection: asyncpg.Connection) -> bool:
+    return await remove_old_runs(connection, limit=_BATCH) == _BATCH
+
+
+async def _remove_schedules(connection: asyncpg.Connection) -> bool:
+    return await remove_deleted_schedules(connection, limit=_BATCH) == _BATCH
 
 
 async def _remove_imports(connection: asyncpg.Connection) -> bool:

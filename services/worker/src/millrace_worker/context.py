@@ -1,11 +1,12 @@
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import structlog
 
 from millrace_queue import Lease
+from millrace_worker.delivery_settings import DeliverySettings
 from millrace_worker.errors import JobCancelled
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Resources:
 
     database: "Database"
     files: "FileStore"
+    delivery: DeliverySettings = field(default_factory=DeliverySettings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ class Written:
     Attributes:
         accepted: the ids of the jobs. The leases of the others had been lost.
         finished: those of them that will not run again.
-        created: how many jobs were created because others failed for good, by type and organisation.
+        created: how many jobs were created because others ended, by type and organisation.
         freed: the jobs that limits let start instead.
 
     """
@@ -57,7 +57,7 @@ EndWriter = Callable[[asyncpg.Connection, Sequence[Settlement]], Awaitable[Writt
 
 
 async def write_plain_completed(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
-    """Complete jobs that no limit applies to; of those that are not accepted `write_completed` tells what became."""
+    """Complete jobs that no limit applies to and that deliver nothing; of those that are not accepted `write_completed` tells what became."""
     accepted = await job_lifecycle.complete_plain_jobs(connection, _results(settlements))
     return Written(accepted, accepted)
 
@@ -80,9 +80,12 @@ async def write_plain_completed_again(
 
 async def write_completed(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
     """Complete jobs."""
+    created: JobCounts = Counter()
     freed: Freed = Counter()
-    accepted = await job_lifecycle.complete_jobs(connection, _results(settlements), freed=freed)
-    return Written(accepted, accepted, freed=freed)
+    accepted = await job_lifecycle.complete_jobs(
+        connection, _results(settlements), created=created, freed=freed
+    )
+    return Written(accepted, accepted, created, freed)
 
 
 async def write_failed(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:

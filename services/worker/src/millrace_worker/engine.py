@@ -6,11 +6,13 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import structlog
 
 from millrace_database import Database
 from millrace_database.job_flow import FlowCounter, JobCounts
 from millrace_database.job_options import RetentionRule
+from millrace_database.system_schedules_repository import announce_system_schedules
 from millrace_database.workers_repository import WorkerDetails
 from millrace_queue import Freed, Outlook, ServedRanks
 from millrace_runtime.settings import Settings
@@ -30,6 +32,7 @@ from millrace_worker.publication import publish
 from millrace_worker.registry import Registry
 from millrace_worker.runner import Runner
 from millrace_worker.settlement import SettlementListener, SettlementWriter
+from millrace_worker.system_work import SystemWork
 from millrace_worker.transient import DATABASE_ERRORS
 from millrace_worker.watch import Watch
 
@@ -62,6 +65,7 @@ class Engine:
         self._database = database
         self._registry = registry
         self._types = frozenset(handler.type for handler in registry)
+        self._system_schedules = [schedule.published for schedule in registry.system_schedules]
         self._lanes = Lanes(registry, settings.worker_slots)
         self._progress = ProgressWriter(hot, lost=self._lose, written=self._jobs_changed)
         self._flow = FlowCounter(database.connection)
@@ -100,7 +104,16 @@ class Engine:
             rate_opens=self._gates.expect,
             left_to_others=self._left_to_others,
         )
-        self._lines = LineKeeper(database, served, found=self._claims.hint)
+        self._system = SystemWork(
+            hot,
+            registry.system_schedules,
+            resources,
+            claimant=self._claimant,
+            served=served,
+            rate_opens=self._gates.expect,
+            ready=self._system_runs_ready,
+        )
+        self._lines = LineKeeper(database, served, found=self._entries_found)
         self._orphans = OrphanReturner(database)
         self._lost_leases = LostLeaseRecorder(database)
         self._heartbeats = HeartbeatThread(
@@ -111,13 +124,14 @@ class Engine:
         )
         self._leases = LeaseKeeper(
             database,
-            self._runner,
+            (self._runner, self._system.runner),
             self._heartbeats,
             lease=settings.lease_seconds,
-            claim_pending_since=lambda: self._claims.pending_since,
+            claim_pending_since=self._claim_pending_since,
             hand_back_orphans=self._orphans.hand_back,
+            announce=self._announce,
         )
-        self._hints = Hints(database, self._types, received=self._hint_received)
+        self._hints = Hints(database, self._types | self._system.types, received=self._hint_received)
         self._promoter = Promoter(database, promoted=self._jobs_ready)
         self._expirer = Expirer(database, created=self._jobs_created, finished=self._jobs_finished)
         self._rescuer = Rescuer(
@@ -127,7 +141,9 @@ class Engine:
             created=self._jobs_created,
             finished=self._jobs_finished,
         )
-        self._watch = Watch(database, self._types, lease=settings.lease_seconds, seen=self._seen)
+        self._watch = Watch(
+            database, self._types | self._system.types, lease=settings.lease_seconds, seen=self._seen
+        )
         self._cleaner = Cleaner(
             database,
             RetentionRule(
@@ -156,6 +172,7 @@ class Engine:
             self._progress.run,
             self._settlements.run,
             self._claims.run,
+            *self._system.background(),
             self._orphans.run,
             self._lost_leases.run,
             self._lines.run,
@@ -171,13 +188,14 @@ class Engine:
 
     async def started(self, address: str) -> None:
         """Make the job types known, and take the address of the gRPC server, which the worker is registered with."""
-        await publish(self._database, self._registry)
+        await publish(self._database, self._registry, self._system_schedules)
         self._leases.describe(
             WorkerDetails(
                 name=f"{socket.gethostname()}:{os.getpid()}",
                 address=address,
                 types=sorted(self._types),
                 slots=self._settings.worker_slots,
+                system_types=[schedule.type for schedule in self._system_schedules],
             )
         )
 
@@ -186,13 +204,20 @@ class Engine:
         begin = asyncio.get_running_loop().time()
         grace = self._settings.shutdown_grace_seconds
         self._heartbeats.drain()
-        await _until(begin + grace * _FINISH_UNTIL, self._claims.close())
-        self._runner.give_back_waiting()
-        await _until(begin + grace * _FINISH_UNTIL, self._runner.idle())
-        self._runner.give_up()
-        await _until(begin + grace * _STOP_UNTIL, self._runner.idle())
-        self._runner.abandon_all()
-        if await _until(begin + grace * _FLUSH_UNTIL, self._settlements.flushed()):
+        await _until(
+            begin + grace * _FINISH_UNTIL, asyncio.gather(self._claims.close(), self._system.claims.close())
+        )
+        runners = (self._runner, self._system.runner)
+        for runner in runners:
+            runner.give_back_waiting()
+        await _until(begin + grace * _FINISH_UNTIL, asyncio.gather(*(runner.idle() for runner in runners)))
+        for runner in runners:
+            runner.give_up()
+        await _until(begin + grace * _STOP_UNTIL, asyncio.gather(*(runner.idle() for runner in runners)))
+        for runner in runners:
+            runner.abandon_all()
+        flushed = asyncio.gather(self._settlements.flushed(), self._system.settlements.flushed())
+        if await _until(begin + grace * _FLUSH_UNTIL, flushed):
             await _until(begin + grace * _UNREGISTER_UNTIL, self._unregister())
         else:
             _log.error("the ends of jobs could not be written", count=self._settlements.backlog)
@@ -254,12 +279,31 @@ class Engine:
 
     def _jobs_ready(self, types: Collection[str]) -> None:
         self._hints.jobs_wait(types)
+        self._hint_claims(types)
+
+    def _hint_claims(self, types: Collection[str]) -> None:
         if not self._types.isdisjoint(types):
             self._claims.hint()
+        if not self._system.types.isdisjoint(types):
+            self._system.claims.hint()
+
+    def _system_runs_ready(self, types: Collection[str]) -> None:
+        self._hints.jobs_wait(types)
+
+    def _entries_found(self) -> None:
+        self._claims.hint()
+        self._system.claims.hint()
+
+    async def _announce(self, connection: asyncpg.Connection) -> None:
+        await announce_system_schedules(connection, self._system_schedules)
+
+    def _claim_pending_since(self) -> float | None:
+        pending = (self._claims.pending_since, self._system.claims.pending_since)
+        return min((since for since in pending if since is not None), default=None)
 
     def _seen(self, outlook: Outlook) -> None:
         if outlook.ready:
-            self._claims.hint()
+            self._entries_found()
         if outlook.behind:
             self._lines.search()
         if outlook.lost:
@@ -268,10 +312,9 @@ class Engine:
         self._promoter.due_in(outlook.due_in)
         self._expirer.due_in(outlook.expires_in)
 
-    def _hint_received(self, concerns_us: bool) -> None:
+    def _hint_received(self, types: Collection[str]) -> None:
         # In this order: a claim is what somebody waits for.
-        if concerns_us:
-            self._claims.hint()
+        self._hint_claims(types)
         # Speaking of jobs that wait, it may mean one that waits for its time, or not beyond its deadline.
         self._promoter.hint()
         self._expirer.hint()

@@ -107,6 +107,11 @@ class Execution:
         self._timers: list[asyncio.TimerHandle] = []
 
     @property
+    def delivers(self) -> bool:
+        """Whether a job that delivers its result is created together with its end."""
+        return self._options.delivers
+
+    @property
     def log_fields(self) -> dict[str, Any]:
         """What names this execution in log lines."""
         claim = self.job.claim
@@ -246,7 +251,7 @@ class Execution:
                 _log.warning("a handler's own word is unusable", exc_info=fault, **self.log_fields)
         if self.stop_reason is None:
             _log.warning("handler failed", exc_info=error, **self.log_fields)
-        return self._failed(HANDLER_ERROR, _description(error))
+        return self._failed(HANDLER_ERROR, describe_error(error))
 
     def _own_word(self, error: JobError | JobSnoozed) -> Failed | Snoozed:
         if isinstance(error, JobSnoozed):
@@ -284,7 +289,8 @@ def _problems(error: ValidationError) -> str:
     return _shortened("; ".join(shown))
 
 
-def _description(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
+    """Return the class of an exception and what it says."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001 - an exception of the handler's own may be faulty itself

@@ -10,9 +10,9 @@ class Hints:
     """Hints from and to other processes. A lost one only costs time: everybody polls as well."""
 
     def __init__(
-        self, database: Database, types: Collection[str], *, received: Callable[[bool], None]
+        self, database: Database, types: Collection[str], *, received: Callable[[Collection[str]], None]
     ) -> None:
-        """Take the types of this worker, and what to call at a hint: True when it speaks of one of them."""
+        """Take the types of this worker, and what to call at a hint with those of them that it speaks of."""
         self._types = frozenset(types)
         self._received = received
         self._sent = JobHints(database)
@@ -35,4 +35,4 @@ class Hints:
             tasks.create_task(self._listener.run())
 
     def _receive(self, payload: str) -> None:
-        self._received(not payload or not self._types.isdisjoint(payload.split(",")))
+        self._received(self._types.intersection(payload.split(",")) if payload else self._types)

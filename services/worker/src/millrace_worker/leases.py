@@ -1,10 +1,11 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
+import asyncpg
 import structlog
 
 import millrace_queue
@@ -40,22 +41,24 @@ class LeaseKeeper:
     def __init__(
         self,
         database: Database,
-        runner: Runner,
+        runners: Sequence[Runner],
         heartbeats: HeartbeatThread,
         *,
         lease: float,
         claim_pending_since: Callable[[], float | None],
         hand_back_orphans: Callable[[Sequence[Lease]], None],
+        announce: Callable[[asyncpg.Connection], Awaitable[None]],
     ) -> None:
         """Take the seconds that a lease holds, since when the reply of a claim is awaited (on the monotonic clock),
-        and who hands back leases that nobody here knows.
+        who hands back leases that nobody here knows, and what to do each time the worker has been registered.
         """
         self._database = database
-        self._runner = runner
+        self._runners = runners
         self._heartbeats = heartbeats
         self._lease = lease
         self._claim_pending_since = claim_pending_since
         self._hand_back_orphans = hand_back_orphans
+        self._announce = announce
         self._details: WorkerDetails | None = None
         self.worker_id: UUID | None = None
         self._stirred = asyncio.Event()
@@ -69,6 +72,10 @@ class LeaseKeeper:
             # What is claimed before handlers run again would be handed back, and claimed again, at once.
             return False
         return self.worker_id is not None and time.monotonic() < self._deadline()
+
+    @property
+    def _running(self) -> int:
+        return sum(runner.running for runner in self._runners)
 
     @property
     def may_rescue(self) -> bool:
@@ -93,11 +100,12 @@ class LeaseKeeper:
         if beat.worker_id != self.worker_id:
             return
         if not beat.answer.known:
-            _log.error("worker counted as lost: its handlers are stopped", running=self._runner.running)
+            _log.error("worker counted as lost: its handlers are stopped", running=self._running)
             self.worker_id = None
             self._heartbeats.end()
             self._unknown_since.clear()
-            self._runner.lose_all()
+            for runner in self._runners:
+                runner.lose_all()
             self._stirred.set()
             return
         self._compare(beat)
@@ -121,13 +129,15 @@ class LeaseKeeper:
                     await millrace_queue.register_worker(
                         connection, worker_id, lease=timedelta(seconds=self._lease), details=details.as_json()
                     )
+                    await self._announce(connection)
             except DATABASE_ERRORS as error:
                 await outage.wait(error)
                 continue
             outage.is_over()
             self._heartbeats.begin(worker_id, registered_at)
             self.worker_id = worker_id
-            self._runner.leases_hold(worker_id)
+            for runner in self._runners:
+                runner.leases_hold(worker_id)
             _log.info("worker registered", worker_id=f"worker_{worker_id.hex}")
             return
 
@@ -142,7 +152,8 @@ class LeaseKeeper:
         if remaining > 0:
             if self._has_lapsed:
                 self._has_lapsed = False
-                self._runner.leases_hold(self.worker_id)
+                for runner in self._runners:
+                    runner.leases_hold(self.worker_id)
                 _log.info("leases are renewed again")
             return remaining
         if not self._has_lapsed:
@@ -150,10 +161,11 @@ class LeaseKeeper:
             stood_still = self._heartbeats.stood_still
             _log.warning(
                 "leases may run out: handlers are stopped",
-                running=self._runner.running,
+                running=self._running,
                 stood_still=stood_still,
             )
-            self._runner.give_up(StopReason.STOOD_STILL if stood_still else StopReason.GIVEN_UP)
+            for runner in self._runners:
+                runner.give_up(StopReason.STOOD_STILL if stood_still else StopReason.GIVEN_UP)
         return _LAPSED_POLL_SECONDS
 
     async def _wait(self, seconds: float | None) -> None:
@@ -163,16 +175,17 @@ class LeaseKeeper:
 
     def _compare(self, beat: Beat) -> None:
         held = {lease.fence: lease for lease in beat.answer.held}
-        for execution in list(self._runner.held.values()):
-            lease = held.pop(execution.lease.fence, None)
-            if execution.is_decided:
-                continue
-            if lease is None:
-                # A claim that came after the heartbeat was sent may be missing in its answer.
-                if execution.claimed_at < beat.sent_at:
-                    self._runner.lose(execution)
-            elif lease.cancel_requested:
-                self._runner.stop(execution, StopReason.CANCELLED)
+        for runner in self._runners:
+            for execution in list(runner.held.values()):
+                lease = held.pop(execution.lease.fence, None)
+                if execution.is_decided:
+                    continue
+                if lease is None:
+                    # A claim that came after the heartbeat was sent may be missing in its answer.
+                    if execution.claimed_at < beat.sent_at:
+                        runner.lose(execution)
+                elif lease.cancel_requested:
+                    runner.stop(execution, StopReason.CANCELLED)
         self._note_unknown([lease.lease for lease in held.values()])
 
     def _note_unknown(self, leases: list[Lease]) -> None:

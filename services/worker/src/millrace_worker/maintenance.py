@@ -12,6 +12,7 @@ import millrace_queue
 from millrace_database import Database, job_lifecycle
 from millrace_database.ids import format_id
 from millrace_database.job_flow import JobCounts
+from millrace_database.system_schedules_repository import entry_name
 from millrace_queue import Freed, Lease, Rescue, Rescued, ServedRanks
 from millrace_worker.timed_duty import LEAST_WAIT_SECONDS, TimedDuty
 from millrace_worker.transient import DATABASE_ERRORS, Outage
@@ -220,7 +221,7 @@ class OrphanReturner:
 def _log_rescue(entry: Rescued) -> None:
     _log.warning(
         "job taken back from a lost worker",
-        job_id=format_id("job", entry.id),
+        job_id=entry_name(entry.type, entry.id),
         type=entry.type,
         attempt=entry.attempt,
         worker_id=format_id("worker", entry.worker_id),

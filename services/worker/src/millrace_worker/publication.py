@@ -1,18 +1,21 @@
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import orjson
 import structlog
 
 from millrace_database import Database
 from millrace_database.job_types_repository import PublishedType, get_job_types, publish_job_types
+from millrace_database.system_schedules_repository import PublishedSchedule, publish_system_schedules
 from millrace_worker.handler import Handler
 from millrace_worker.transient import DATABASE_ERRORS, Outage
 
 _log = structlog.get_logger(__name__)
 
 
-async def publish(database: Database, handlers: Iterable[Handler]) -> None:
-    """Make the handlers' job types known, trying again until the database takes them.
+async def publish(
+    database: Database, handlers: Iterable[Handler], system_schedules: Sequence[PublishedSchedule] = ()
+) -> None:
+    """Make the handlers' job types and the system schedules known, trying again until the database takes them.
 
     A dead-letter type that no worker has ever published is accepted, since its worker may start later, and logged.
     """
@@ -23,6 +26,7 @@ async def publish(database: Database, handlers: Iterable[Handler]) -> None:
         try:
             async with database.transaction() as connection:
                 await publish_job_types(connection, types)
+                await publish_system_schedules(connection, system_schedules)
                 known = (await get_job_types(connection, sorted(dead_letters))).keys()
         except DATABASE_ERRORS as error:
             await outage.wait(error)

@@ -1,6 +1,6 @@
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +13,7 @@ from millrace_worker.backoff import Backoff
 from millrace_worker.errors import DuplicateHandlerError, InvalidHandlerError
 from millrace_worker.handler import Handler, HandlerFunction, build_handler, place_of
 from millrace_worker.handler_arguments import find_wrong_type
+from millrace_worker.system_schedule import SystemSchedule, build_system_schedule
 
 _Function = TypeVar("_Function", bound=HandlerFunction)
 
@@ -21,10 +22,11 @@ _DEFAULT_RETENTION = Retention()
 
 
 class Registry:
-    """The handlers of a worker, one per job type."""
+    """The handlers of a worker, one per job type, and its system schedules."""
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
+        self._system_schedules: dict[str, SystemSchedule] = {}
 
     def job_handler(
         self,
@@ -107,6 +109,55 @@ class Registry:
 
         return register
 
+    def system_schedule(
+        self,
+        type: str,  # noqa: A002 - the field's name everywhere
+        cron: str,
+        /,
+        *,
+        time_zone: str = "UTC",
+        timeout: timedelta = timedelta(hours=1),
+        description: str | None = None,
+    ) -> Callable[[_Function], _Function]:
+        """Have the decorated function run at the times of `cron`, by one worker of all that declare `type` ("namespace:name").
+
+        `cron`: five fields, or a word such as "@daily", in the IANA time zone `time_zone`; a scheduler reads it, and says in
+        ListSystemSchedules what is wrong with it. `timeout`: how long one run may take. `description` (the docstring), its
+        first line, is shown to people.
+
+        The function takes a SystemContext; `async def` runs on the event loop, `def` in a thread. What it returns is
+        dropped. It is returned as it is. Raises InvalidHandlerError, or DuplicateHandlerError when the type is declared.
+        """
+        if callable(type):
+            raise InvalidHandlerError(
+                f"{place_of(type)} is decorated without a type: "
+                'write @system_schedule("namespace:name", "0 * * * *")'
+            )
+
+        def register(function: _Function) -> _Function:
+            schedule = build_system_schedule(
+                function,
+                type_name=type,
+                cron=cron,
+                time_zone=time_zone,
+                timeout=timeout,
+                description=description,
+            )
+            if type in self._system_schedules:
+                declared = self._system_schedules[type].handler.place
+                raise DuplicateHandlerError(
+                    f"{type!r} has two system schedules: {declared} and {place_of(function)}"
+                )
+            self._system_schedules[type] = schedule
+            return function
+
+        return register
+
+    @property
+    def system_schedules(self) -> Sequence[SystemSchedule]:
+        """The system schedules, in the order of their declaration."""
+        return tuple(self._system_schedules.values())
+
     def get(self, type_name: str) -> Handler | None:
         """Return the handler of a type, or None."""
         return self._handlers.get(type_name)
@@ -121,6 +172,8 @@ class Registry:
 default_registry = Registry()
 
 job_handler = default_registry.job_handler
+
+system_schedule = default_registry.system_schedule
 
 
 def load_handlers(modules: Iterable[str]) -> Registry:

@@ -9,7 +9,7 @@ import structlog
 from millrace_database.job_changes import ClaimedJob
 from millrace_worker.context import ProgressUpdate, Resources
 from millrace_worker.execution import Execution, Surroundings
-from millrace_worker.lanes import Lanes
+from millrace_worker.lanes import Lane, Lanes
 from millrace_worker.outcome import Outcome, StopReason
 from millrace_worker.threads import ThreadPool
 
@@ -33,9 +33,10 @@ class Runner:
         drop: Callable[[Execution], object],
         lost: Callable[[Execution], None],
         slot_freed: Callable[[], None],
+        execute: Callable[[ClaimedJob, Lane, UUID, Surroundings], Execution] = Execution,
     ) -> None:
         """Take the worker's parts: `settle` writes an outcome, `drop` ends an execution that has none, `lost` is told
-        of those whose leases were lost.
+        of those whose leases were lost. `execute` makes an execution of what was claimed.
         """
         self._lanes = lanes
         self._threads = ThreadPool(slots)
@@ -46,6 +47,7 @@ class Runner:
         self._drop = drop
         self._lost = lost
         self._slot_freed = slot_freed
+        self._execute = execute
         self._tasks: asyncio.TaskGroup | None = None
         self._context = contextvars.copy_context()
         self._worker_id: UUID | None = None
@@ -77,7 +79,7 @@ class Runner:
         """Run the jobs that a worker has claimed, or hand them back when it runs nothing more."""
         for job in jobs:
             lane = self._lanes.lane(job.claim.type)
-            execution = Execution(job, lane, worker_id, self._surroundings)
+            execution = self._execute(job, lane, worker_id, self._surroundings)
             self.held[execution.lease.fence] = execution
             self._lanes.put(execution)
             if worker_id != self._worker_id:

@@ -9,6 +9,7 @@ from millrace_runtime.service import Component, ServiceDefinition
 from millrace_runtime.settings import Settings, StartupError
 from millrace_storage import FileStore, open_object_store
 from millrace_worker.context import Resources
+from millrace_worker.delivery_settings import DeliverySettings
 from millrace_worker.engine import Engine
 from millrace_worker.import_failure import describe_import_failure
 from millrace_worker.registry import Registry, load_handlers
@@ -35,7 +36,11 @@ def worker_service(
     async def open_worker(settings: Settings, database: Database) -> AsyncIterator[Component]:
         handlers = _load(settings, named_by) if registry is None else registry
         store = open_object_store(settings.storage_provider, data_dir=settings.data_dir)
-        resources = Resources(database=database, files=FileStore(database, store))
+        resources = Resources(
+            database=database,
+            files=FileStore(database, store),
+            delivery=DeliverySettings.of(settings),
+        )
         hot = await Database.open(
             database.url,
             application_name="millrace worker engine",

@@ -61,7 +61,7 @@ class SettlementListener:
     finished: Callable[[str, str], None]
     """A job of this type and organisation has ended, and will not run again."""
     created: Callable[[JobCounts], None]
-    """So many jobs were created because others failed for good."""
+    """So many jobs were created because others ended."""
     freed: Callable[[Freed], None]
     """Limits let so many jobs start instead."""
     lost: Callable[[Execution], None]
@@ -184,7 +184,11 @@ class SettlementWriter:
 
     async def _complete_plain(self, batch: Sequence[Settlement]) -> list[Settlement]:
         """Write what most ends are; return the others."""
-        completed = [settlement for settlement in batch if isinstance(settlement.outcome, Completed)]
+        completed = [
+            settlement
+            for settlement in batch
+            if isinstance(settlement.outcome, Completed) and not settlement.execution.delivers
+        ]
         if not completed:
             return list(batch)
         written = await self._write(write_plain_completed, completed)

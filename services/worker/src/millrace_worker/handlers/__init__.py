@@ -1,5 +1,19 @@
 """The job types that Millrace brings along; importing this package registers their handlers."""
 
-from millrace_worker.handlers import files_archive, imports_load, reports_generate
+from millrace_worker.handlers import (
+    deliver_email,
+    deliver_storage,
+    deliver_webhook,
+    files_archive,
+    imports_load,
+    reports_generate,
+)
 
-__all__ = ["files_archive", "imports_load", "reports_generate"]
+__all__ = [
+    "deliver_email",
+    "deliver_storage",
+    "deliver_webhook",
+    "files_archive",
+    "imports_load",
+    "reports_generate",
+]

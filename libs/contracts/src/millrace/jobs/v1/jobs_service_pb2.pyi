@@ -53,6 +53,7 @@ class CreateJobRequest(_message.Message):
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     DEAD_LETTER_TYPE_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    DELIVERS_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """Required. Letters, digits, "-", "_" and ".", at most 128 characters."""
     type: _builtins.str
@@ -77,6 +78,8 @@ class CreateJobRequest(_message.Message):
     """
     validate_only: _builtins.bool
     """Check everything, as if the job were created, and create nothing: the answer has no `job_id`."""
+    delivers: _builtins.bool
+    """What becomes of the result is said by the delivery of its schedule. Only services may set it."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
         """For people and for tools that speak JSON. Numbers are doubles."""
@@ -131,10 +134,11 @@ class CreateJobRequest(_message.Message):
         concurrency: _job_options_pb2.Concurrency | None = ...,
         dead_letter_type: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        delivers: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "deadline", b"deadline", "delay", b"delay", "input", b"input", "input_json", b"input_json", "metadata", b"metadata", "payload", b"payload", "retry_policy", b"retry_policy", "run_at", b"run_at", "timeout", b"timeout", "unique", b"unique"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "created_by", b"created_by", "dead_letter_type", b"dead_letter_type", "deadline", b"deadline", "delay", b"delay", "input", b"input", "input_json", b"input_json", "max_attempts", b"max_attempts", "metadata", b"metadata", "org_id", b"org_id", "payload", b"payload", "priority", b"priority", "request_id", b"request_id", "retry_policy", b"retry_policy", "run_at", b"run_at", "schedule_id", b"schedule_id", "timeout", b"timeout", "type", b"type", "unique", b"unique", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "created_by", b"created_by", "dead_letter_type", b"dead_letter_type", "deadline", b"deadline", "delay", b"delay", "delivers", b"delivers", "input", b"input", "input_json", b"input_json", "max_attempts", b"max_attempts", "metadata", b"metadata", "org_id", b"org_id", "payload", b"payload", "priority", b"priority", "request_id", b"request_id", "retry_policy", b"retry_policy", "run_at", b"run_at", "schedule_id", b"schedule_id", "timeout", b"timeout", "type", b"type", "unique", b"unique", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["input", "input_json"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015

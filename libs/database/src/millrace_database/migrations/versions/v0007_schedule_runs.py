@@ -57,6 +57,12 @@ def _add_columns() -> None:
         ["org_id", sa.text("schedule_id DESC")],
         postgresql_where=sa.text("deleted_at IS NULL"),
     )
+    op.create_index(
+        "scheduled_jobs_watched",
+        "scheduled_jobs",
+        ["schedule_id"],
+        postgresql_where=sa.text("NOT paused AND next_run_at IS NOT NULL AND pause_after_failed_runs > 0"),
+    )
 
 
 def _create_schedule_runs() -> None:
