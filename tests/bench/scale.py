@@ -32,6 +32,9 @@ class Scale:
     flood: int = 100_000
     """Waiting jobs of the organisation that floods."""
 
+    schedules: int = 10_000
+    """Schedules that are due at the same time."""
+
     settled_seconds: float = 3.0
     """How long services may be busy with their start before they are observed."""
 
@@ -54,6 +57,7 @@ QUICK = Scale(
     waiting=1_000,
     history=1_000,
     flood=1_000,
+    schedules=100,
     settled_seconds=0.2,
     idle_seconds=0.5,
     open_seconds=1.0,

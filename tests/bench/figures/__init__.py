@@ -14,6 +14,7 @@ from bench.figures import (
     memory,
     open_transaction,
     pick_up,
+    schedules,
     waiting,
 )
 from bench.rounds import Figure
@@ -30,5 +31,6 @@ FIGURES: Mapping[str, Figure] = {
     "cpu": cpu.measure,
     "memory": memory.measure,
     "idle": idle.measure,
+    "schedules": schedules.measure,
     "open-transaction": open_transaction.measure,
 }
