@@ -36,9 +36,10 @@ async def _create_schedules(
                 recurrence=every(INTERVAL_SECONDS),
                 start_at=datetime_to_timestamp(start_at),
                 end_at=datetime_to_timestamp(end_at),
-                catch_up_policy=schedule_pb2.CATCH_UP_POLICY_RUN_ALL,
             )
-            request.catch_up_window.FromSeconds(3600)
+            if index % 2:
+                request.catch_up_policy = schedule_pb2.CATCH_UP_POLICY_RUN_ALL
+                request.catch_up_window.FromSeconds(3600)
             async with at_once:
                 await schedules.CreateSchedule(request)
 

@@ -136,6 +136,36 @@ async def test_the_filters_of_a_list_are_sent() -> None:
     ]
 
 
+async def test_a_schedule_that_will_not_fire_says_so() -> None:
+    paused = {"scheduleId": "schedule_1", "paused": True}
+    ended = {"scheduleId": "schedule_2"}
+    active = {"scheduleId": "schedule_3", "nextRunAt": "2027-03-27T08:30:00Z"}
+    page = message(messages.ListSchedulesResponse, {"schedules": [paused, ended, active]})
+    one = message(messages.GetScheduleResponse, {"schedule": ended})
+    scheduler = ScriptedScheduler(page, one, one)
+    async with millrace(scheduler) as command:
+        rows = (await command.succeed("schedules", "list")).stdout.splitlines()[1:]
+        shown = (await command.succeed("schedules", "show", "schedule_2")).stdout
+        form = (await command.succeed("schedules", "show", "schedule_2", "--json")).line
+    assert [row.split()[1:] for row in rows] == [["paused"], ["ended"], ["2027-03-27", "08:30:00"]]
+    assert ["nextRunAt", "ended"] in map(str.split, shown.splitlines())
+    assert "nextRunAt" not in form
+
+
+async def test_times_without_an_offset_are_in_the_time_zone_that_is_given() -> None:
+    answer = messages.PreviewScheduleResponse()
+    scheduler = ScriptedScheduler(answer, messages.CreateScheduleResponse())
+    zone = ("--time-zone", "America/New_York")
+    async with millrace(scheduler) as command:
+        await command.succeed(
+            "schedules", "preview", "--daily", "09:30", *zone, "--after", "2027-03-20", "--end-at", "2027-03-29"
+        )  # fmt: skip
+        await command.succeed("schedules", "create", "n", "t", "--once", "2027-03-20T09:30", *zone)
+    preview, create = map(MessageToDict, scheduler.requests)
+    assert (preview["after"], preview["timing"]["endAt"]) == ("2027-03-20T04:00:00Z", "2027-03-29T04:00:00Z")
+    assert create["recurrence"] == {"once": {"at": "2027-03-20T13:30:00Z"}}
+
+
 async def test_a_schedule_is_shown_with_what_comes_and_what_was() -> None:
     response = message(
         messages.GetScheduleResponse,

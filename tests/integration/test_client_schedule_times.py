@@ -116,6 +116,12 @@ async def test_a_preview_is_of_a_stored_schedule_or_of_one_that_need_not_exist()
     ]
 
 
+async def test_a_preview_of_no_times_is_refused() -> None:
+    async with client_of(ScriptedScheduler()) as client:
+        with pytest.raises(ValueError, match="count"):
+            await client.schedules.preview("schedule_1", count=0)
+
+
 async def test_a_backfill_tells_the_runs_and_how_many_are_new() -> None:
     scheduler = ScriptedScheduler(
         messages.BackfillScheduleResponse(

@@ -13,9 +13,12 @@ from millrace_database.database import Database
 from millrace_database.ids import new_id
 from millrace_database.system_schedules_repository import NotStarted, PublishedSchedule, SystemScheduleRecord
 from millrace_queue import register_worker
+from support.worker_runs import fetched
 
 TYPE = "test:cleanup"
 _LATER = timedelta(hours=1)
+_DAY = timedelta(days=1)
+_PUBLISHED = PublishedSchedule(TYPE, "@hourly", "UTC", "Clean up.")
 
 Started = Callable[[asyncpg.Connection, SystemScheduleRecord], Awaitable[UUID | NotStarted]]
 
@@ -23,9 +26,7 @@ Started = Callable[[asyncpg.Connection, SystemScheduleRecord], Awaitable[UUID | 
 async def _due(database: Database) -> SystemScheduleRecord:
     """A schedule that is due, with a worker that lists it."""
     async with database.transaction() as connection:
-        await repository.publish_system_schedules(
-            connection, [PublishedSchedule(TYPE, "@hourly", "UTC", "Clean up.")]
-        )
+        await repository.publish_system_schedules(connection, [_PUBLISHED])
         await register_worker(
             connection, new_id(), lease=timedelta(minutes=1), details={"system_types": [TYPE]}
         )
@@ -38,6 +39,12 @@ async def _due(database: Database) -> SystemScheduleRecord:
 async def _entries(database: Database) -> list[UUID]:
     async with database.connection() as connection:
         return [row["id"] for row in await connection.fetch("SELECT id FROM queue")]
+
+
+async def _somebody_waits(database: Database) -> None:
+    """Wait until a transaction waits for another one."""
+    waiting = "SELECT * FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()"
+    await fetched(database, waiting, lambda rows: rows)
 
 
 async def _fire(connection: asyncpg.Connection, schedule: SystemScheduleRecord) -> UUID | NotStarted:
@@ -69,10 +76,7 @@ async def test_of_two_starts_at_once_the_second_starts_nothing(
     async with asyncio.TaskGroup() as tasks, database.transaction() as connection:
         run_id = await first(connection, schedule)
         later = tasks.create_task(start_second())
-        async with database.connection() as other:
-            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()"
-            while not await other.fetchval(waiting):
-                await asyncio.sleep(0.01)
+        await _somebody_waits(database)
     assert later.result() is refusal
     assert await _entries(database) == [run_id]
 
@@ -126,14 +130,98 @@ async def test_what_no_worker_that_takes_work_lists_is_not_due(database: Databas
         assert [found.is_live for found in await repository.list_system_schedules(connection)] == [False]
 
 
-async def test_only_what_nobody_lists_and_nobody_published_for_long_is_removed(database: Database) -> None:
+async def test_only_what_nobody_lists_and_nobody_published_for_long_is_stale(database: Database) -> None:
     await _due(database)
-    day = timedelta(days=1)
     async with database.connection() as connection:
-        await connection.execute("UPDATE system_schedules SET published_at = now() - interval '2 days'")
-        assert await repository.remove_stale_system_schedules(connection, day) == []
         await connection.execute("DELETE FROM queue_workers")
         await connection.execute("UPDATE system_schedules SET published_at = now() - interval '23 hours'")
-        assert await repository.remove_stale_system_schedules(connection, day) == []
+        assert await repository.stale_system_schedules(connection, _DAY) == []
         await connection.execute("UPDATE system_schedules SET published_at = now() - interval '25 hours'")
-        assert await repository.remove_stale_system_schedules(connection, day) == [TYPE]
+        assert await repository.stale_system_schedules(connection, _DAY) == [TYPE]
+
+
+async def test_the_time_counts_from_when_a_worker_last_listed_it(database: Database) -> None:
+    await _due(database)
+    async with database.connection() as connection:
+        await connection.execute("UPDATE system_schedules SET published_at = now() - interval '30 days'")
+        assert await repository.stale_system_schedules(connection, _DAY) == []
+        await connection.execute("DELETE FROM queue_workers")
+        assert await repository.stale_system_schedules(connection, _DAY) == []
+
+
+async def test_a_schedule_goes_with_the_run_that_waits(database: Database) -> None:
+    schedule = await _due(database)
+    async with database.transaction() as connection:
+        await _fire(connection, schedule)
+    async with database.connection() as connection:
+        await connection.execute("DELETE FROM queue_workers")
+        await connection.execute("UPDATE system_schedules SET published_at = now() - interval '25 hours'")
+        assert await repository.remove_stale_system_schedules(connection, [TYPE], _DAY) == [TYPE]
+        assert await repository.list_system_schedules(connection) == []
+    assert await _entries(database) == []
+
+
+async def test_what_is_published_while_it_is_to_be_removed_stays_with_its_run(database: Database) -> None:
+    schedule = await _due(database)
+    async with database.transaction() as connection:
+        run_id = await _fire(connection, schedule)
+        await connection.execute("DELETE FROM queue_workers")
+        await connection.execute("UPDATE system_schedules SET published_at = now() - interval '25 hours'")
+
+    async def remove() -> list[str]:
+        async with database.connection() as connection:
+            return await repository.remove_stale_system_schedules(connection, [TYPE], _DAY)
+
+    async with asyncio.TaskGroup() as tasks, database.transaction() as connection:
+        await repository.publish_system_schedules(connection, [_PUBLISHED])
+        removal = tasks.create_task(remove())
+        await _somebody_waits(database)
+    assert removal.result() == []
+    assert await _entries(database) == [run_id]
+
+
+async def test_the_first_time_counts_from_when_the_times_were_published(database: Database) -> None:
+    async with database.transaction() as connection:
+        await repository.publish_system_schedules(connection, [_PUBLISHED])
+        await connection.execute("UPDATE system_schedules SET published_at = now() - interval '5 hours'")
+    async with database.connection() as connection:
+        (first,) = await repository.unplanned_system_schedules(connection)
+        await repository.announce_system_schedules(connection, [_PUBLISHED])
+    async with database.transaction() as connection:
+        await repository.publish_system_schedules(connection, [_PUBLISHED])
+    async with database.connection() as connection:
+        (later,) = await repository.unplanned_system_schedules(connection)
+        assert later.published_at == first.published_at
+        await repository.publish_system_schedules(
+            connection, [PublishedSchedule(TYPE, "@daily", "UTC", "Clean up.")]
+        )
+        (changed,) = await repository.unplanned_system_schedules(connection)
+    assert changed.published_at > first.published_at
+
+
+async def test_a_fault_is_told_until_there_is_a_next_time(database: Database) -> None:
+    async with database.connection() as connection:
+        await repository.publish_system_schedules(connection, [_PUBLISHED])
+        await connection.execute(
+            "UPDATE system_schedules SET last_outcome = 'failed', last_error = 'Broken.'"
+        )
+        (schedule,) = await repository.unplanned_system_schedules(connection)
+        assert await repository.record_fault(connection, schedule, "nobody knows why")
+        assert not await repository.record_fault(connection, schedule, "nobody knows why")
+        (faulty,) = await repository.list_system_schedules(connection)
+        await repository.plan_system_schedule(connection, schedule, schedule.read_at + _LATER)
+        (planned,) = await repository.list_system_schedules(connection)
+    assert faulty.last_error == "It cannot be scheduled: nobody knows why."
+    assert planned.last_error == ""
+
+
+async def test_a_next_time_leaves_what_the_last_run_failed_with(database: Database) -> None:
+    async with database.connection() as connection:
+        await repository.publish_system_schedules(connection, [_PUBLISHED])
+        await connection.execute(
+            "UPDATE system_schedules SET last_outcome = 'failed', last_error = 'Broken.'"
+        )
+        (schedule,) = await repository.unplanned_system_schedules(connection)
+        await repository.plan_system_schedule(connection, schedule, schedule.read_at + _LATER)
+        (planned,) = await repository.list_system_schedules(connection)
+    assert planned.last_error == "Broken."

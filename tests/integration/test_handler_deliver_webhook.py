@@ -232,7 +232,7 @@ async def test_private_addresses_are_refused(runs: HandlerRuns, server: WebhookS
     runs.delivery = DeliverySettings()
     await _ended(runs, server.url.replace("127.0.0.1", host).replace("http:", "https:"))
     error = await _refused(runs)
-    assert error.code in ("PRIVATE_ADDRESS", "WEBHOOK_UNREACHABLE")
+    assert (error.code in ("PRIVATE_ADDRESS", "DELIVERY_UNUSABLE"), error.retryable) == (True, False)
     assert server.received == []
 
 
@@ -288,6 +288,15 @@ async def test_a_name_server_that_does_not_answer_holds_up_no_files(
         answers.set()
     errors = await asyncio.gather(*sendings, return_exceptions=True)
     assert {str(error).partition(".")[2] for error in errors} == {"example.com cannot be resolved"}
+
+
+@pytest.mark.parametrize("host", ["127.1", "2130706433"])
+async def test_a_host_that_cannot_be_looked_up_fails_for_good(runs: HandlerRuns, host: str) -> None:
+    runs.delivery = DeliverySettings()
+    await _ended(runs, f"https://{host}/key-in-path")
+    error = await _refused(runs)
+    assert (error.code, error.retryable) == ("DELIVERY_UNUSABLE", False)
+    assert error.message == "the URL of the webhook names no host that can be looked up"
 
 
 async def test_a_public_address_that_is_away_is_tried_again_though_another_is_private(

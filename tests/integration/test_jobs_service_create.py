@@ -9,6 +9,7 @@ from google.rpc import error_details_pb2
 
 from millrace.jobs.v1 import job_pb2
 from millrace_database.database import Database
+from millrace_database.deliveries import DELIVERY_TYPES
 from millrace_queue import CHANNEL_READY
 from millrace_runtime.struct_json import dict_to_struct
 from support.jobs_api import (
@@ -153,6 +154,15 @@ async def test_a_type_is_accepted_as_soon_as_it_is_published(api: JobsApi, datab
     await publish(database, "brand:new", {"type": "object"})
 
     assert (await api.create(type="brand:new")).type == "brand:new"
+
+
+@pytest.mark.parametrize("type_", sorted(DELIVERY_TYPES))
+async def test_deliveries_are_created_by_no_caller(api: JobsApi, database: Database, type_: str) -> None:
+    await publish(database, type_, {"type": "object"})
+
+    said = f"{type_!r} is for deliveries, which are made by the system only"
+    assert await refused_fields(api.create(type=type_)) == {"type": said}
+    assert await refused_fields(api.create(dead_letter_type=type_)) == {"dead_letter_type": said}
 
 
 async def test_a_changed_schema_counts_within_seconds(api: JobsApi, database: Database) -> None:

@@ -49,6 +49,20 @@ async def api(database: Database) -> AsyncIterator[SchedulerApi]:
         yield api
 
 
+async def test_a_missed_time_says_why_it_has_no_job(api: SchedulerApi, database: Database) -> None:
+    schedule = await api.create()
+    async with database.connection() as connection:
+        await connection.execute(
+            "INSERT INTO schedule_runs (schedule_id, scheduled_time, cause, outcome) VALUES ($1, now(), 'schedule', 'missed')",
+            parse_id("schedule", schedule.schedule_id),
+        )
+
+    (run,) = await api.runs(schedule.schedule_id)
+
+    assert run.outcome == schedule_run_pb2.RUN_OUTCOME_MISSED
+    assert run.reason == "no scheduler, or no Jobs service, was there in time"
+
+
 async def test_a_run_on_request_is_recorded_once(api_and_jobs: tuple[SchedulerApi, JobsApi]) -> None:
     api, _ = api_and_jobs
     schedule = await api.create()

@@ -12,6 +12,7 @@ from google.type import dayofweek_pb2
 
 from millrace.scheduler.v1 import schedule_pb2, scheduler_service_pb2, scheduler_service_pb2_grpc
 from millrace_database.database import Database
+from millrace_database.deliveries import DELIVERY_TYPES
 from millrace_database.ids import format_id
 from millrace_runtime.struct_json import dict_to_struct, struct_to_dict
 from support.jobs_api import TYPE, JobsApi, detail, publish, refusal, refused_fields, status_of
@@ -173,6 +174,17 @@ async def test_a_deleted_schedule_is_gone(api_and_jobs: tuple[SchedulerApi, Jobs
     assert (await jobs.get(job_id)).schedule_id == schedule.schedule_id
 
 
+@pytest.mark.parametrize("type_", sorted(DELIVERY_TYPES))
+async def test_deliveries_are_not_scheduled(api: SchedulerApi, database: Database, type_: str) -> None:
+    await publish(database, type_, {"type": "object"})
+    schedule = await api.create()
+
+    said = f"{type_!r} is for deliveries, which are made by the system only"
+    assert await refused_fields(api.create(type=type_)) == {"type": said}
+    changed = await refused_fields(api.update(schedule.schedule_id, type=type_))
+    assert list(changed.values()) == [said]
+
+
 async def test_pause_and_resume(api: SchedulerApi) -> None:
     schedule = await api.create(recurrence=cron("0 * * * *"))
 
@@ -199,6 +211,7 @@ async def test_resuming_what_has_no_time_left(api: SchedulerApi, database: Datab
     failure = detail(status_of(error), error_details_pb2.PreconditionFailure)
     assert failure.violations[0].type == "SCHEDULE_ENDED"
     assert failure.violations[0].subject == schedule.schedule_id
+    assert str(error.details()).endswith("has no time left to fire at")
     assert (await api.get(schedule.schedule_id)).paused
 
 

@@ -322,6 +322,7 @@ async def test_the_number_of_firings_ends_a_schedule_and_revives_it(
     assert (await api.get_all(schedule.schedule_id)).next_run_times == []
     error = await refusal(api.resume(schedule.schedule_id))
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert str(error.details()).endswith("has no firing left: max_runs is 4, and it has fired 4 times")
 
     revived = await api.update(schedule.schedule_id, max_runs=6)
 

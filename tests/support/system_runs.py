@@ -1,15 +1,46 @@
 """System schedules of tests, and what became of them."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import grpc
+import pytest
+
+from millrace.scheduler.v1 import scheduler_service_pb2, system_schedule_pb2
 from millrace_database.database import Database
 from millrace_database.system_schedules_repository import SYSTEM_SCHEDULES_CHANGED_CHANNEL
+from millrace_worker import Registry, SystemContext
+from support.scheduler_api import SchedulerApi
 from support.worker_runs import fetched
+
+TYPE = "test:cleanup"
 
 NEVER_IN_TESTS = "0 0 1 1 *"
 """Once a year: what a test wants to be fired it makes due."""
+
+
+class Runs:
+    """A system schedule that notes its runs, and ends when it is let."""
+
+    def __init__(self, cron: str = NEVER_IN_TESTS, *, held: bool = False) -> None:
+        self.seen: list[SystemContext] = []
+        self.begun = asyncio.Event()
+        self.may_end = asyncio.Event()
+        if not held:
+            self.may_end.set()
+        self.registry = Registry()
+
+        @self.registry.system_schedule(TYPE, cron)
+        async def clean_up(context: SystemContext) -> None:
+            """Remove what nobody needs.
+
+            More of it.
+            """
+            self.seen.append(context)
+            self.begun.set()
+            await self.may_end.wait()
 
 
 async def make_due(database: Database, type_: str, *, ago: timedelta = timedelta(0)) -> None:
@@ -47,3 +78,26 @@ async def ended(database: Database, type_: str, *, within: float = 20) -> Any:
     return await schedule(
         database, type_, lambda row: row["last_outcome"] in ("completed", "failed"), within=within
     )
+
+
+async def list_system_schedules(api: SchedulerApi) -> list[system_schedule_pb2.SystemSchedule]:
+    answer = await api.schedules.ListSystemSchedules(scheduler_service_pb2.ListSystemSchedulesRequest())
+    return list(answer.system_schedules)
+
+
+async def run_system_schedule(api: SchedulerApi, type_: str = TYPE) -> str:
+    """Ask for a run, and return its id."""
+    answer = await api.schedules.RunSystemSchedule(scheduler_service_pb2.RunSystemScheduleRequest(type=type_))
+    return answer.run_id
+
+
+async def run_refused(api: SchedulerApi, type_: str = TYPE) -> grpc.StatusCode:
+    """Ask for a run that is refused, and return with what status it is."""
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await run_system_schedule(api, type_)
+    return raised.value.code()
+
+
+async def no_entries(database: Database) -> None:
+    """Wait until the queue is empty."""
+    await fetched(database, "SELECT FROM queue", lambda rows: not rows)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from millrace.scheduler.v1 import schedule_pb2
 from millrace_database.schedules_repository import ScheduleRecord
 from millrace_scheduler.catch_up import MAX_MADE_UP_FOR, MAX_MISSED_TIMES, decide
-from millrace_scheduler.fire_times import FireTime, stored_fire, upcoming
+from millrace_scheduler.fire_times import FireTime, next_fire, stored_fire, upcoming
 from millrace_scheduler.recurrence_messages import recurrence_to_json
 from millrace_scheduler.stored_schedules import timing_of
 from support.schedule_records import SCHEDULE, START
@@ -65,7 +65,8 @@ def test_a_decision_is_that_of_a_walk_over_every_firing(schedule: ScheduleRecord
     current, *later = firings
     if schedule.catch_up_policy == "run_once":
         fires = True
-        skipped = [one for one in later if one.fires <= schedule.read_at]
+        late = schedule.read_at - current.fires > _MINUTE
+        skipped = [one for one in later if one.fires <= schedule.read_at and late]
     else:
         earliest = schedule.read_at - _tolerance(schedule)
         due = [one for one in firings if one.fires <= schedule.read_at]
@@ -104,3 +105,36 @@ def test_an_outage_of_years_is_decided_about_by_arithmetic() -> None:
     decision = decide(schedule, tried_before=False)
     assert decision.missed_count == 3650 * 86400
     assert len(decision.missed) == MAX_MISSED_TIMES
+
+
+def test_times_that_their_jitter_brings_together_are_all_fired() -> None:
+    schedule = replace(SCHEDULE, recurrence_json=recurrence_to_json(every(60)), jitter_seconds=600)
+    at = next_fire(timing_of(schedule), START - _MINUTE)
+    for _ in range(300):
+        assert at is not None
+        due = replace(
+            schedule,
+            next_run_at=at.fires,
+            next_scheduled_time=at.scheduled,
+            # A scheduler is a little late each time.
+            read_at=at.fires + timedelta(milliseconds=20),
+        )
+        decision = decide(due, tried_before=False)
+        assert (decision.fires, decision.missed_count) == (True, 0)
+        at = decision.upcoming
+
+
+def test_within_a_minute_no_time_is_missed() -> None:
+    schedule = replace(
+        SCHEDULE,
+        recurrence_json=recurrence_to_json(every(1)),
+        next_run_at=START,
+        read_at=START + _MINUTE,
+    )
+    decision = decide(schedule, tried_before=False)
+    assert (decision.fires, decision.missed_count) == (True, 0)
+    assert decision.upcoming is not None
+    assert decision.upcoming.scheduled == START + timedelta(seconds=1)
+
+    decision = decide(replace(schedule, read_at=START + _MINUTE + timedelta(seconds=1)), tried_before=False)
+    assert (decision.fires, decision.missed_count) == (True, 61)

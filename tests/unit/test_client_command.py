@@ -1,9 +1,12 @@
 """How `millrace` reads what people type; nothing is called."""
 
 import time
+import zoneinfo
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from importlib import resources
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 import typer
@@ -31,6 +34,7 @@ from millrace_client.command.limit_text import limit_text
 from millrace_client.command.main import build_app
 from millrace_client.command.output import exact_time, plain
 from millrace_client.command.schedule_details import local_time
+from millrace_client.command.schedule_timing_options import ScheduleTimingOptions
 
 CREATE = ["--org", "acme", "schedules", "create", "name", "noop", "--daily", "09:30"]
 MICROSECOND = timedelta(microseconds=1)
@@ -85,7 +89,12 @@ LENGTHS = {
         (["--org", "acme", "schedules", "create", "n", "noop", "--daily", "09:30", "--cron", "@daily"], "exactly one"),
         ([*CREATE, "--overlap", "never"], "none of ALLOW, SKIP, BUFFER_ONE, CANCEL_RUNNING"),
         ([*CREATE, "--webhook-secret", "whsec_1"], "is needed by --webhook-secret"),
-        ([*CREATE, "--webhook", "https://a", "--webhook-secret", "@/no/such/file"], "No such file"),
+        ([*CREATE, "--webhook", "https://a", "--webhook-secret", "@/no/such/file"], "cannot read /no/such/file"),
+        ([*CREATE, "--max-runs", "3000000000"], "'--max-runs'"),
+        ([*CREATE, "--pause-after-failed-runs", "3000000000"], "'--pause-after-failed-runs'"),
+        (["--org", "acme", "schedules", "create", "n", "noop", "--monthly", "0 09:00"], "1 to 31"),
+        (["--org", "acme", "schedules", "create", "n", "noop", "--once", "2099-01-01T09:00", "--time-zone", "X/Y"], "for --time-zone: unknown time zone 'X/Y'"),
+        (["--org", "acme", "schedules", "list", "--active", "--inactive"], "give at most one of --active, --inactive"),
         ([*CREATE, "--email-attach"], "more about e-mails"),
         ([*CREATE, "--email-subject", "a", "--store", "a"], "more about e-mails"),
         ([*CREATE, "--download", "--store", "a"], "give at most one of --download"),
@@ -140,6 +149,10 @@ def test_a_recurrence_is_read_from_its_option(read: object, text: str, recurrenc
         (parse.monthly, "first 09:30"),
         (parse.monthly, "2nd tue 09:30"),
         (parse.monthly, "2 tu 09:30"),
+        (parse.monthly, "0 09:30"),
+        (parse.monthly, "32 09:30"),
+        (parse.monthly, "0 tue 09:30"),
+        (parse.monthly, "6 tue 09:30"),
         (parse.monthly, "last"),
         (parse.monthly, "31"),
         (parse.every, "15"),
@@ -230,6 +243,33 @@ def test_a_time_without_a_zone_is_this_machines() -> None:
     assert parse.moment("2027-01-31T09:30") == datetime(2027, 1, 31, 9, 30).astimezone()
 
 
+@pytest.mark.parametrize(
+    ("text", "zone", "moment"),
+    [
+        ("2027-03-27T09:30", "Europe/Oslo", datetime(2027, 3, 27, 8, 30, tzinfo=UTC)),
+        ("2027-03-28T09:30", "Europe/Oslo", datetime(2027, 3, 28, 7, 30, tzinfo=UTC)),
+        ("2027-03-27T09:30Z", "Europe/Oslo", datetime(2027, 3, 27, 9, 30, tzinfo=UTC)),
+        ("2027-03-27T09:30", None, datetime(2027, 3, 27, 9, 30).astimezone()),
+    ],
+)
+def test_a_time_without_a_zone_is_in_the_zone_of_the_schedule(
+    text: str, zone: str | None, moment: datetime
+) -> None:
+    when = ScheduleTimingOptions(
+        once=parse.once(text),
+        time_zone=zone,
+        start_at=parse.clock_time(text),
+        end_at=parse.clock_time(text),
+    )
+    assert when.recurrence() == Once(moment)
+    assert (when.start_at, when.end_at) == (moment, moment)
+
+
+def test_the_first_time_there_is_has_no_place_in_a_zone_ahead() -> None:
+    with pytest.raises(typer.BadParameter, match="not a time"):
+        ScheduleTimingOptions(start_at=datetime.min, time_zone="Asia/Tokyo")  # noqa: DTZ901
+
+
 def test_text_of_others_moves_no_cursor() -> None:
     assert plain("done\x1b[2J\r\nreally\x07") == "done [2J  really "
     assert plain({"a": 1}) == '{"a": 1}'
@@ -268,6 +308,20 @@ def test_the_first_and_the_last_time_there_is_can_be_shown(
 )
 def test_a_time_is_shown_as_the_clocks_of_its_zone_show_it(zone: str, shown: str) -> None:
     assert local_time(datetime(2027, 3, 28, 1, 30, tzinfo=UTC), zone) == shown
+
+
+def test_the_rules_of_a_zone_are_not_those_of_the_machine(tmp_path: Path) -> None:
+    outdated = resources.files("tzdata").joinpath("zoneinfo", "UTC").read_bytes()
+    (tmp_path / "Europe").mkdir()
+    (tmp_path / "Europe" / "Berlin").write_bytes(outdated)
+    zoneinfo.reset_tzpath([str(tmp_path)])
+    ZoneInfo.clear_cache()
+    try:
+        shown = local_time(datetime(2027, 3, 28, 1, 30, tzinfo=UTC), "Europe/Berlin")
+    finally:
+        zoneinfo.reset_tzpath()
+        ZoneInfo.clear_cache()
+    assert shown == "Sun 2027-03-28 03:30:00+02:00 Europe/Berlin"
 
 
 def test_a_late_firing_is_shown_to_the_millisecond() -> None:

@@ -7,6 +7,7 @@ from millrace_client import (
     Cron,
     Daily,
     Every,
+    Frequency,
     LastDay,
     Monthly,
     NthWeekday,
@@ -16,7 +17,7 @@ from millrace_client import (
     Weekly,
 )
 from millrace_client.command.json_form import json_form
-from millrace_client.recurrence import read_recurrence, to_recurrence
+from millrace_client.recurrence import frequency_value, read_recurrence, to_recurrence
 
 MOMENT = datetime(2027, 1, 31, 9, 30, tzinfo=UTC)
 
@@ -62,6 +63,21 @@ def test_an_unknown_day_is_refused() -> None:
         Weekly(["MONTAG"], "09:00")
     with pytest.raises(ValueError, match="MONTAG"):
         NthWeekday(1, "MONTAG")
+
+
+def test_a_day_may_be_in_any_case_and_one_that_is_wrong_is_answered_with_those_there_are() -> None:
+    assert Weekly(["monday"], "09:00") == Weekly([Weekday.MONDAY], "09:00")
+    assert NthWeekday(1, "Friday").day is Weekday.FRIDAY
+    with pytest.raises(ValueError, match=r"'mon' is none of MONDAY, TUESDAY, .*, SUNDAY"):
+        Weekly(["mon"], "09:00")
+
+
+def test_a_frequency_may_be_in_any_case_and_one_that_is_wrong_is_answered_with_those_there_are() -> None:
+    assert frequency_value("monthly") == frequency_value(Frequency.MONTHLY)
+    with pytest.raises(
+        ValueError, match=r"'hourly' is none of ONCE, DAILY, WEEKLY, MONTHLY, INTERVAL, CRON$"
+    ):
+        frequency_value("hourly")
 
 
 def test_a_frequency_of_a_later_version_is_none() -> None:

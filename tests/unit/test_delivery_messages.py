@@ -42,7 +42,6 @@ def _problems(message: schedule_pb2.Delivery, **options: Any) -> list[str]:
     "message",
     [
         _message(download={}),
-        _message(download={}, on_failure=True),
         _webhook(),
         _email(subject="{{schedule_name}}", body="{{ job_id }}\n{{error}}", attach=True),
         _message(storage={"path": "reports/{{scheduled_date}}/{{file_name}}"}),
@@ -68,6 +67,11 @@ def test_a_delivery_needs_a_method() -> None:
     assert _problems(_message(on_failure=True)) == ["delivery"]
 
 
+@pytest.mark.parametrize("fields", [{"download": {}}, {"storage": {"path": "a/b"}}])
+def test_what_has_nothing_of_failures(fields: dict[str, Any]) -> None:
+    assert _problems(_message(**fields, on_failure=True)) == ["delivery.on_failure"]
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -91,6 +95,11 @@ def test_a_delivery_needs_a_method() -> None:
         "https://[::ffff:127.0.0.1]/",
         "https://localhost/",
         "https://api.LOCALHOST./",
+        "https://2130706433/",
+        "https://127.1/",
+        "https://0177.0.0.1/",
+        "https://0/",
+        "https://0x7f000001/",
         "https://example.com/" + "x" * 2_000,
     ],
 )
@@ -101,6 +110,10 @@ def test_urls_that_are_refused(url: str) -> None:
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8080/", "http://localhost/", "https://10.0.0.1/"])
 def test_urls_that_operators_may_allow(url: str) -> None:
     assert _problems(_webhook(url), allow_private=True) == []
+
+
+def test_an_address_in_another_spelling_is_refused_even_then() -> None:
+    assert _problems(_webhook("http://127.1/"), allow_private=True) == ["delivery.webhook.url"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import pytest
 
-from millrace_runtime.public_addresses import is_public_address
+from millrace_runtime.public_addresses import is_odd_address, is_public_address
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
@@ -44,3 +44,19 @@ def test_not_public(address: str) -> None:
 def test_what_is_no_address_is_refused() -> None:
     with pytest.raises(ValueError, match="example"):
         is_public_address("example.com")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["2130706433", "127.1", "0177.0.0.1", "0", "0x7f000001", "0X7F.1", "127.0.0.0x1", "1.2.3.4.5", "127.1."],
+)
+def test_other_spellings_of_addresses(host: str) -> None:
+    assert is_odd_address(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["8.8.8.8", "::1", "::ffff:8.8.8.8", "example.com", "1.example", "0x7f.example", "xn--0-1.x1", "x0"],
+)
+def test_what_is_spelled_as_usual(host: str) -> None:
+    assert not is_odd_address(host)

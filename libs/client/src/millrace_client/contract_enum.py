@@ -8,6 +8,18 @@ _Member = TypeVar("_Member", bound=StrEnum)
 _UNKNOWN = "UNKNOWN"
 
 
+def named_member(kind: type[_Member], name: str) -> _Member:
+    """Return the member of that name, in any case, with "-" or "_" between words.
+
+    ValueError with the names there are when there is none, as for UNKNOWN.
+    """
+    wanted = str(name).upper().replace("-", "_")
+    if wanted == _UNKNOWN or wanted not in kind.__members__:
+        known = (member for member in kind if member != _UNKNOWN)
+        raise ValueError(f"{name!r} is none of {', '.join(known)}")
+    return kind[wanted]
+
+
 class ContractEnum(Generic[_Member]):
     """Turns values of a contract's enum into members of one of the SDK, and back.
 
@@ -34,10 +46,13 @@ class ContractEnum(Generic[_Member]):
         return self.read(value) if value else None
 
     def value(self, member: _Member | str | None) -> Any:
-        """Return the contract's value, the unspecified one for None. ValueError when there is no such member."""
+        """Return the contract's value, the unspecified one for None.
+
+        ValueError with the members there are when there is no such one.
+        """
         if member is None:
             return 0
-        wanted = self._kind(member)
+        wanted = named_member(self._kind, member)
         if wanted not in self._values:
             raise ValueError(f"{wanted} cannot be asked for")
         return self._values[wanted]

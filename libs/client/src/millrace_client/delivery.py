@@ -15,7 +15,7 @@ class DownloadDelivery:
     """Nothing is sent: people download it."""
 
     on_failure: bool = field(default=False, kw_only=True)
-    """Also when the job has failed for good."""
+    """Refused by the service when True: there is nothing to do then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class EmailDelivery:
     body: str = ""
     """At most 10,000 characters; empty: a few plain lines."""
     attach: bool = False
-    """The output file is attached, if it is not larger than 10 MB; otherwise there is a link."""
+    """The output file is attached, if it is not larger than 10 MiB; otherwise there is a link."""
     on_failure: bool = field(default=False, kw_only=True)
     """Also when the job has failed for good."""
 
@@ -60,7 +60,7 @@ class StorageDelivery:
     path: str
     """Relative, at most 500 characters, such as "reports/{{scheduled_date}}/{{file_name}}"."""
     on_failure: bool = field(default=False, kw_only=True)
-    """As for the others; a job that failed leaves nothing to keep."""
+    """Refused by the service when True: a job that failed leaves nothing to keep."""
 
 
 Delivery: TypeAlias = DownloadDelivery | WebhookDelivery | EmailDelivery | StorageDelivery

@@ -10,7 +10,7 @@ from google.type import dayofweek_pb2
 
 from millrace.scheduler.v1 import schedule_pb2
 from millrace.scheduler.v1 import scheduler_service_pb2 as messages
-from millrace_client.contract_enum import ContractEnum
+from millrace_client.contract_enum import ContractEnum, named_member
 from millrace_client.values import from_timestamp, to_duration, to_timestamp
 
 
@@ -42,14 +42,14 @@ class Daily:
 
 @dataclass(frozen=True, slots=True)
 class Weekly:
-    """On some days of every week, at a local time; days by their name in capitals, or as Weekday."""
+    """On some days of every week, at a local time; days by their whole name, or as Weekday."""
 
     days: Iterable[Weekday | str]
     time_of_day: time | str
 
     def __post_init__(self) -> None:
         """ValueError for an unknown day."""
-        object.__setattr__(self, "days", tuple(Weekday(day) for day in self.days))
+        object.__setattr__(self, "days", tuple(named_member(Weekday, day) for day in self.days))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class NthWeekday:
 
     def __post_init__(self) -> None:
         """ValueError for an unknown day."""
-        object.__setattr__(self, "day", Weekday(self.day))
+        object.__setattr__(self, "day", named_member(Weekday, self.day))
 
 
 @dataclass(frozen=True, slots=True)

@@ -213,8 +213,11 @@ class SchedulesClient:
     ) -> tuple[datetime, ...]:
         """Return when a schedule fires next: one that is stored, by its id, or one that need not exist.
 
-        These are the first `count` times (up to 1,000) after `after` (None: now), fewer when it ends before.
+        These are the first `count` times (1 to 1,000) after `after` (None: now), fewer when it ends before.
+        ValueError for a `count` below 1.
         """
+        if count < 1:
+            raise ValueError("count must be 1 to 1,000")
         request = messages.PreviewScheduleRequest(
             org_id=self._org_id,
             timing=to_timing(subject) if isinstance(subject, ScheduleTiming) else None,

@@ -14,6 +14,9 @@ from millrace_database.job_entries import job_entry
 from millrace_database.job_flow import JobCounts
 from millrace_database.job_types_repository import DEFAULT_MAX_ATTEMPTS
 
+DELIVERY_TYPES = frozenset({"deliveries:webhook", "deliveries:email", "deliveries:storage"})
+"""The types of deliveries, which nobody but `create_deliveries` makes jobs of."""
+
 # $1 jobs that have just completed, or failed for good, $2 the ids of their deliveries, $3 the attempts of those whose type nobody
 # has published. The input names the job and nothing else: where its result goes, and with which secret, is read from
 # the schedule when it is sent, since whoever may read jobs may read their inputs.

@@ -73,14 +73,17 @@ class Recorded:
     paused: bool
 
 
-async def reserve_due(conn: asyncpg.Connection, *, lease: timedelta, limit: int) -> list[Reserved]:
+async def reserve_due(
+    conn: asyncpg.Connection, *, lease: timedelta, limit: int, under_way: Sequence[str] = ()
+) -> list[Reserved]:
     """Reserve up to `limit` schedules whose time has come, for as long as `lease`; those of all organisations in turn.
 
+    `under_way` names the organisation of each firing that the caller has in hand: these had their turns already.
     Nobody else is given them before the lease is over. Several schedulers may call this at the same time; none
     waits for another. Of one organisation the longest due come first, and last those that make up for times more
     than a minute ago one by one.
     """
-    rows = await conn.fetch(statements.RESERVE_DUE, lease, limit, max(_LOOKED_AT, limit))
+    rows = await conn.fetch(statements.RESERVE_DUE, lease, limit, max(_LOOKED_AT, limit), under_way)
     return [_reserved(row) for row in rows]
 
 
@@ -115,12 +118,13 @@ async def record_outcomes(
 
 
 async def pause_failed(conn: asyncpg.Connection, schedule_ids: Sequence[UUID]) -> set[UUID]:
-    """Pause those of the schedules whose last `pause_after_failed_runs` jobs all failed, and return them.
+    """Pause those of the schedules whose last `pause_after_failed_runs` jobs all failed.
 
+    Returns these, and all that are paused already, whoever did it.
     Only jobs that their times made count, and only those that were recorded after `watched_since`.
     """
     rows = await conn.fetch(statements.PAUSE_FAILED_OF, schedule_ids)
-    return {row["locked_id"] for row in rows}
+    return {row["failing_id"] for row in rows}
 
 
 async def pause_failed_page(

@@ -2,8 +2,9 @@
 
 from millrace_database.schedule_statements import with_columns
 
-# Of the schedules that are due each organisation gets one, then each a second one, and so on. Those that make up for
-# times of long ago come last among those of their organisation, as there may be a thousand of these.
+# Of the schedules that are due each organisation gets one, then each a second one, and so on; what it has under way
+# counts. Those that make up for times of long ago come last among those of their organisation, as there may be a
+# thousand of these.
 #
 # So many are looked at that several schedulers at once find enough which another has not just taken. The last
 # condition of `taken` is looked at again under the lock.
@@ -16,10 +17,13 @@ WITH due AS MATERIALIZED (
         AND (reserved_until IS NULL OR reserved_until <= now())
     ORDER BY next_run_at
     LIMIT $3::integer
+), busy AS MATERIALIZED (
+    SELECT org_id, count(*) AS places FROM unnest($4::text[]) AS busy (org_id) GROUP BY org_id
 ), ranked AS MATERIALIZED (
     SELECT schedule_id, next_run_at,
-        row_number() OVER (PARTITION BY org_id ORDER BY catches_up, next_run_at, schedule_id) AS rank
-    FROM due
+        coalesce(places, 0)
+            + row_number() OVER (PARTITION BY org_id ORDER BY catches_up, next_run_at, schedule_id) AS rank
+    FROM due LEFT JOIN busy USING (org_id)
     ORDER BY rank, next_run_at, schedule_id
     LIMIT 4 * $2::integer
 ), taken AS MATERIALIZED (
@@ -60,7 +64,8 @@ WHERE due_at IS NOT NULL
 """
 
 # A job that was created is recorded even when its schedule was changed or deleted in the meantime. Everything else is
-# true only of a schedule that is still at the time it was decided for.
+# true only of a schedule that is still at the time it was decided for. It may have got a shorter jitter and be there
+# all the same: then the next time is not later than that allows.
 RECORD = """
 WITH given AS MATERIALIZED (
     SELECT *
@@ -87,7 +92,7 @@ WITH given AS MATERIALIZED (
         next_run_at = CASE
             WHEN outcome = 'failed' THEN next_run_at
             WHEN max_runs > 0 AND fired_count + (outcome = 'fired')::integer >= max_runs THEN NULL
-            ELSE upcoming_at
+            ELSE least(upcoming_at, upcoming_scheduled + jitter_seconds * interval '1 second')
         END,
         next_scheduled_time = CASE
             WHEN outcome = 'failed' THEN next_scheduled_time
@@ -174,7 +179,8 @@ def _of_failing(statement: str) -> str:
     return statement.replace("<stopped>", _FAILING.strip())
 
 
-# Both name the condition of the index `scheduled_jobs_watched`.
+# Both name the condition of the index `scheduled_jobs_watched`. The first also tells of those that somebody else has
+# paused before, or pauses in this moment: they are not to be fired either.
 PAUSE_FAILED_OF = _of_failing("""
 WITH watched AS MATERIALIZED (
     SELECT schedule_id, pause_after_failed_runs, watched_since
@@ -182,7 +188,9 @@ WITH watched AS MATERIALIZED (
     WHERE schedule_id = ANY ($1::uuid[]) AND NOT paused AND next_run_at IS NOT NULL AND pause_after_failed_runs > 0
 )
 <stopped>
-SELECT locked_id FROM stopped
+SELECT failing_id FROM failing
+UNION
+SELECT schedule_id FROM scheduled_jobs WHERE schedule_id = ANY ($1::uuid[]) AND paused
 """)
 
 PAUSE_FAILED_PAGE = _of_failing("""

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 
 import asyncpg
 
+from millrace_database.system_schedules_repository import SYSTEM_TENANT
+
 HOT_TABLES = (
     "queue",
     "queue_workers",
@@ -29,7 +31,7 @@ OLD_TRANSACTION = timedelta(minutes=1)
 _MANY_TRANSACTIONS = 10_000
 
 # $1 and $2 the type and tenant, empty: all; $3 the most depths, $4 the tables, $5 the age of old transactions, $6 the
-# number of many. Entries are counted in one pass over the table, which is as fast as over an index and needs none.
+# number of many, $7 the tenant whose entries are no jobs. Entries are counted in one pass over the table, which is as fast as over an index and needs none.
 #
 # What is ready and stands before a gate that is shut is held: an entry is parked only once a claim came to it, and never
 # for a limit or a pause of its type.
@@ -45,7 +47,7 @@ WITH entries AS MATERIALIZED (
         count(*) FILTER (WHERE state = 'running') AS running,
         now() - min(least(run_at, now())) FILTER (WHERE state IN ('ready', 'parked')) AS oldest_wait, count(*) AS depth
     FROM queue
-    WHERE ($1::text = '' OR type = $1::text) AND ($2::text = '' OR tenant = $2::text)
+    WHERE ($1::text = '' OR type = $1::text) AND ($2::text = '' OR tenant = $2::text) AND tenant <> $7::text
     GROUP BY type, tenant
 ), shut_types AS MATERIALIZED (
     SELECT type
@@ -83,7 +85,7 @@ WITH entries AS MATERIALIZED (
 ), flow AS MATERIALIZED (
     SELECT type, org_id, sum(created) / min(seconds) AS created, sum(finished) / min(seconds) AS finished
     FROM job_flow JOIN span ON bucket >= since
-    WHERE ($1::text = '' OR type = $1::text) AND ($2::text = '' OR org_id = $2::text)
+    WHERE ($1::text = '' OR type = $1::text) AND ($2::text = '' OR org_id = $2::text) AND org_id <> $7::text
     GROUP BY type, org_id
 ), depths AS MATERIALIZED (
     SELECT type, org_id, CASE WHEN shut THEN 0 ELSE coalesce(ready, 0) END AS ready,
@@ -210,7 +212,9 @@ async def queue_health(
         old: what began longer ago than this is told of as the oldest transaction.
 
     """
-    (row,) = await conn.fetch(_HEALTH, type_, org_id, MOST_DEPTHS, HOT_TABLES, old, _MANY_TRANSACTIONS)
+    (row,) = await conn.fetch(
+        _HEALTH, type_, org_id, MOST_DEPTHS, HOT_TABLES, old, _MANY_TRANSACTIONS, SYSTEM_TENANT
+    )
     return QueueHealth(
         depths=[QueueDepth(*depth) for depth in row["depths"]],
         tables=[TableHealth(*table) for table in row["tables"]],

@@ -98,6 +98,8 @@ WHERE schedule_id = $1::uuid AND org_id = $2::text AND paused AND deleted_at IS 
 RETURNING <columns>
 """)
 
+# With another jitter a time that waited for its own may be late at once. It is no more missed for that than one that
+# a scheduler has begun with.
 UPDATE = with_columns("""
 UPDATE scheduled_jobs
 SET name = $2::text, type = $3::text, input = $4::text::jsonb, metadata = $5::text::jsonb,
@@ -105,7 +107,10 @@ SET name = $2::text, type = $3::text, input = $4::text::jsonb, metadata = $5::te
     jitter_seconds = $10::integer, overlap_policy = $11::text, catch_up_policy = $12::text,
     catch_up_seconds = $13::integer, max_runs = $14::integer, pause_after_failed_runs = $15::integer,
     delivery = $16::text::jsonb, next_run_at = $17::timestamptz, next_scheduled_time = $18::timestamptz,
-    reserved_until = CASE WHEN next_run_at IS NOT DISTINCT FROM $17::timestamptz THEN reserved_until END,
+    reserved_until = CASE
+        WHEN next_run_at IS NOT DISTINCT FROM $17::timestamptz THEN reserved_until
+        WHEN $17::timestamptz <= now() AND (next_run_at > now() OR reserved_until IS NOT NULL) THEN now()
+    END,
     updated_at = now(), version = version + 1
 WHERE schedule_id = $1::uuid AND deleted_at IS NULL
 RETURNING <columns>

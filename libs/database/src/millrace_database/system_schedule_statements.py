@@ -16,25 +16,25 @@ last_ended_at, {_IS_LIVE} AS is_live, now() AS read_at
 _STALE = f"published_at < now() - $1::interval AND NOT {_IS_LIVE}"
 
 # In one order, as several workers start at the same time. A schedule whose times are others has no next one until a scheduler
-# has worked it out, and what was wrong with the old ones is not wrong with it.
+# has worked it out, which counts from the time at which they were published first.
 PUBLISH = """
 INSERT INTO system_schedules AS known (type, cron, time_zone, description)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS published (type, cron, time_zone, description)
 ORDER BY type
 ON CONFLICT (type) DO UPDATE SET
-    cron = excluded.cron, time_zone = excluded.time_zone, description = excluded.description, published_at = now(),
+    cron = excluded.cron, time_zone = excluded.time_zone, description = excluded.description,
+    published_at = CASE WHEN (known.cron, known.time_zone) = (excluded.cron, excluded.time_zone)
+        AND known.next_run_at IS NULL THEN known.published_at ELSE now() END,
     next_run_at = CASE WHEN (known.cron, known.time_zone) = (excluded.cron, excluded.time_zone)
-        THEN known.next_run_at END,
-    last_error = CASE WHEN (known.cron, known.time_zone) = (excluded.cron, excluded.time_zone)
-        OR known.last_outcome = 'failed' THEN known.last_error ELSE '' END
+        THEN known.next_run_at END
 """
 
 # What is known is left as it is, but for the time: it is not to be removed just now.
 PUBLISH_MISSING = """
-INSERT INTO system_schedules (type, cron, time_zone, description)
+INSERT INTO system_schedules AS known (type, cron, time_zone, description)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS published (type, cron, time_zone, description)
 ORDER BY type
-ON CONFLICT (type) DO UPDATE SET published_at = now()
+ON CONFLICT (type) DO UPDATE SET published_at = CASE WHEN known.next_run_at IS NULL THEN known.published_at ELSE now() END
 """
 
 LIST = f"SELECT {_COLUMNS} FROM system_schedules ORDER BY type"  # noqa: S608 - put together of constants
@@ -46,7 +46,9 @@ SELECT {_COLUMNS} FROM system_schedules WHERE next_run_at <= now() AND {_IS_LIVE
 """  # noqa: S608 - put together of constants
 
 PLAN = """
-UPDATE system_schedules SET next_run_at = $4::timestamptz
+UPDATE system_schedules
+SET next_run_at = $4::timestamptz,
+    last_error = CASE WHEN starts_with(last_error, $5::text) THEN '' ELSE last_error END
 WHERE type = $1::text AND cron = $2::text AND time_zone = $3::text AND next_run_at IS NULL
 """
 
@@ -59,7 +61,7 @@ RETURNING type
 
 SECONDS_UNTIL_DUE = f"""
 SELECT greatest(extract(epoch FROM due_at - now()), 0)::double precision
-FROM (SELECT min(next_run_at) AS due_at FROM system_schedules WHERE {_IS_LIVE}) AS next
+FROM (SELECT min(next_run_at) AS due_at FROM system_schedules WHERE type <> ALL ($1::text[]) AND {_IS_LIVE}) AS next
 WHERE due_at IS NOT NULL
 """  # noqa: S608 - put together of constants
 
@@ -98,6 +100,22 @@ WHERE last_run_id = $1::uuid AND last_outcome = 'running'
 RETURNING type
 """
 
-FIND_STALE = f"SELECT type, last_run_id FROM system_schedules WHERE {_STALE} ORDER BY type"  # noqa: S608
+# What a worker lists is as good as published now. Once an hour is often enough, and waits for nobody.
+KEEP_LISTED = f"""
+UPDATE system_schedules SET published_at = now()
+WHERE type IN (
+    SELECT type FROM system_schedules
+    WHERE published_at < now() - interval '1 hour' AND next_run_at IS NOT NULL AND {_IS_LIVE}
+    FOR UPDATE SKIP LOCKED
+)
+"""  # noqa: S608 - put together of constants
 
-DELETE_STALE = f"DELETE FROM system_schedules WHERE {_STALE} AND type = $2::text RETURNING type"  # noqa: S608
+FIND_STALE = f"SELECT type FROM system_schedules WHERE {_STALE} ORDER BY type"  # noqa: S608
+
+FIND_LAST_RUN = "SELECT last_run_id FROM system_schedules WHERE type = $1::text"
+
+DELETE_STALE = f"""
+DELETE FROM system_schedules
+WHERE {_STALE} AND type = $2::text AND last_run_id IS NOT DISTINCT FROM $3::uuid
+RETURNING type
+"""  # noqa: S608 - put together of constants

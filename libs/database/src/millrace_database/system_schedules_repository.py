@@ -4,7 +4,7 @@ A run has no row of its own, only an entry in the queue, whose id is the run's, 
 """
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -29,6 +29,7 @@ MAX_ATTEMPTS: Final = 3
 
 _QUEUE_TYPE_PREFIX = "system/"
 _LOST = "The workers that ran it were lost."
+_FAULT = "It cannot be scheduled: "
 
 
 def queue_type(type_name: str) -> str:
@@ -92,6 +93,10 @@ class NotStarted(enum.Enum):
     """It is not at that time any more: somebody else has fired it, or its times are others."""
 
 
+class _NotStaleError(Exception):
+    """The schedule has been published or fired meanwhile, and its run stays."""
+
+
 async def publish_system_schedules(conn: asyncpg.Connection, schedules: Sequence[PublishedSchedule]) -> None:
     """Make schedules known; what was known of them is replaced. To be called in a transaction."""
     if schedules:
@@ -124,21 +129,25 @@ async def due_system_schedules(conn: asyncpg.Connection) -> list[SystemScheduleR
 async def plan_system_schedule(
     conn: asyncpg.Connection, schedule: SystemScheduleRecord, next_run_at: datetime
 ) -> None:
-    """Set when a schedule runs next; nothing changes when somebody has done so, or its times are others."""
-    await conn.execute(statements.PLAN, schedule.type, schedule.cron, schedule.time_zone, next_run_at)
+    """Set when a schedule runs next, which no fault hinders any more.
+
+    Nothing changes when somebody has done so, or its times are others.
+    """
+    await conn.execute(statements.PLAN, schedule.type, schedule.cron, schedule.time_zone, next_run_at, _FAULT)
 
 
-async def record_fault(conn: asyncpg.Connection, schedule: SystemScheduleRecord, fault: str) -> bool:
+async def record_fault(conn: asyncpg.Connection, schedule: SystemScheduleRecord, said: str) -> bool:
     """Say why a schedule has no next time; False when that is said already, or its times are others."""
+    fault = storable(f"{_FAULT}{said}.")
     row = await conn.fetchrow(
-        statements.RECORD_FAULT, schedule.type, schedule.cron, schedule.time_zone, storable(fault)
+        statements.RECORD_FAULT, schedule.type, schedule.cron, schedule.time_zone, fault
     )
     return row is not None
 
 
-async def seconds_until_due(conn: asyncpg.Connection) -> float | None:
-    """Return how long it is until a live schedule is due, 0 when one is; None: there is none."""
-    seconds: float | None = await conn.fetchval(statements.SECONDS_UNTIL_DUE)
+async def seconds_until_due(conn: asyncpg.Connection, but: Collection[str] = ()) -> float | None:
+    """Return how long it is until a live schedule is due, 0 when one is; None: there is none `but` these types."""
+    seconds: float | None = await conn.fetchval(statements.SECONDS_UNTIL_DUE, list(but))
     return seconds
 
 
@@ -201,18 +210,39 @@ async def end_lost_runs(conn: asyncpg.Connection) -> dict[str, UUID]:
     }
 
 
-async def remove_stale_system_schedules(conn: asyncpg.Connection, unpublished_for: timedelta) -> list[str]:
-    """Remove schedules that no live worker lists and none has published for so long, with runs that wait.
+async def stale_system_schedules(conn: asyncpg.Connection, unlisted_for: timedelta) -> list[str]:
+    """Return the types of the schedules that no live worker has listed for so long, give or take an hour.
 
-    Returns the types that were removed.
+    To be called at least once an hour, which keeps in mind what is listed.
     """
-    stale = await conn.fetch(statements.FIND_STALE, unpublished_for)
-    await millrace_queue.cancel(conn, [row["last_run_id"] for row in stale if row["last_run_id"] is not None])
-    return [
-        row["type"]
-        for row in stale
-        if await conn.fetchrow(statements.DELETE_STALE, unpublished_for, row["type"]) is not None
-    ]
+    await conn.execute(statements.KEEP_LISTED)
+    return [row["type"] for row in await conn.fetch(statements.FIND_STALE, unlisted_for)]
+
+
+async def remove_stale_system_schedules(
+    conn: asyncpg.Connection, types: Sequence[str], unlisted_for: timedelta
+) -> list[str]:
+    """Remove those of the schedules that are stale now, each with a run that waits; return their types."""
+    return [type_name for type_name in types if await _remove(conn, type_name, unlisted_for)]
+
+
+async def _remove(conn: asyncpg.Connection, type_name: str, unlisted_for: timedelta) -> bool:
+    try:
+        async with conn.transaction():
+            run_id = await conn.fetchval(statements.FIND_LAST_RUN, type_name)
+            # The entry first, as whoever writes both locks it first.
+            await millrace_queue.cancel(conn, [] if run_id is None else [run_id])
+            await _delete_stale(conn, type_name, run_id, unlisted_for)
+    except _NotStaleError:
+        return False
+    return True
+
+
+async def _delete_stale(
+    conn: asyncpg.Connection, type_name: str, run_id: UUID | None, unlisted_for: timedelta
+) -> None:
+    if await conn.fetchrow(statements.DELETE_STALE, unlisted_for, type_name, run_id) is None:
+        raise _NotStaleError
 
 
 async def _start(

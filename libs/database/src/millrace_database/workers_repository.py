@@ -8,6 +8,8 @@ from uuid import UUID
 
 import asyncpg
 
+from millrace_database.system_schedules_repository import SYSTEM_TENANT
+
 WorkerState = Literal["active", "draining", "lost"]
 """It takes jobs; it takes no more; its heartbeat is overdue."""
 
@@ -17,8 +19,10 @@ SELECT worker_id, coalesce(details ->> 'name', '') AS name, coalesce(details ->>
     started_at, heartbeat_at,
     ARRAY(SELECT jsonb_array_elements_text(details -> 'types') ORDER BY 1) AS types,
     coalesce((details ->> 'slots')::integer, 0) AS slots,
-    (SELECT count(*) FROM queue WHERE queue.worker_id = queue_workers.worker_id AND state = 'running')
-        AS running_jobs
+    (
+        SELECT count(*) FROM queue
+        WHERE queue.worker_id = queue_workers.worker_id AND state = 'running' AND tenant <> $3::text
+    ) AS running_jobs
 FROM queue_workers
 WHERE worker_id > coalesce($1::uuid, '00000000-0000-0000-0000-000000000000')
 ORDER BY worker_id
@@ -76,4 +80,4 @@ async def list_workers(conn: asyncpg.Connection, after: UUID | None, limit: int)
 
     `after` is the last id of the page before; None: from the first.
     """
-    return [WorkerRecord(**row) for row in await conn.fetch(_LIST, after, limit)]
+    return [WorkerRecord(**row) for row in await conn.fetch(_LIST, after, limit, SYSTEM_TENANT)]

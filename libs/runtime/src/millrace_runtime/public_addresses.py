@@ -1,9 +1,12 @@
 """Which addresses of the internet protocols are public."""
 
+import re
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 # An address of IPv4 is in the last 32 bits of these.
 _TRANSLATED = IPv6Network("64:ff9b::/96")
+# Host names never end in such a part; programs that look them up read an IPv4 address.
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
 
 
 def is_public_address(address: str) -> bool:
@@ -17,6 +20,20 @@ def is_public_address(address: str) -> bool:
     # Site-local addresses are private ones of old, but count as global.
     is_site_local = isinstance(parsed, IPv6Address) and parsed.is_site_local
     return parsed.is_global and not (parsed.is_multicast or parsed.is_reserved or is_site_local)
+
+
+def is_odd_address(host: str) -> bool:
+    """Tell whether a host is an IPv4 address in another spelling than four decimal numbers: `127.1`, `0x7f000001`, `0177.0.0.1`.
+
+    What such a spelling stands for depends on who reads it.
+    """
+    if not _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
+        return False
+    try:
+        ip_address(host)
+    except ValueError:
+        return True
+    return False
 
 
 def _inner(address: IPv6Address) -> IPv4Address | None:

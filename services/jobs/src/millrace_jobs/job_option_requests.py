@@ -7,6 +7,7 @@ from typing import Final, Literal, TypeVar
 from google.protobuf.duration_pb2 import Duration
 
 from millrace.jobs.v1 import job_options_pb2, jobs_service_pb2
+from millrace_database.deliveries import DELIVERY_TYPES
 from millrace_database.job_options import (
     Backoff,
     ConcurrencyRule,
@@ -165,6 +166,10 @@ def _check_dead_letter_type(
     if checked and checked == request.type:
         violations.add(
             "dead_letter_type", "must be another type: a dead letter makes no further one of its own type"
+        )
+    elif checked in DELIVERY_TYPES:
+        violations.add(
+            "dead_letter_type", f"{checked!r} is for deliveries, which are made by the system only"
         )
     elif checked and checked not in known_types:
         violations.add("dead_letter_type", f"{checked!r} is no job type that a worker has published")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from millrace.jobs.v1 import jobs_service_pb2
+from millrace_database.deliveries import DELIVERY_TYPES
 from millrace_database.ids import new_id
 from millrace_database.job_entries import RESERVED_KEY_PREFIX, UNIQUE_KEY_PREFIX
 from millrace_database.job_lifecycle import NewJob
@@ -87,6 +88,9 @@ def _check_type(
     request: jobs_service_pb2.CreateJobRequest, rules: JobRules, violations: Violations
 ) -> KnownType | None:
     name = violations.check_text("type", request.type, max_length=MAX_TYPE_LENGTH, required=True)
+    if name in DELIVERY_TYPES:
+        violations.add("type", f"{name!r} is for deliveries, which are made by the system only")
+        return None
     known = rules.types.get(name)
     if name and known is None:
         violations.add("type", f"{name!r} is no job type that a worker has published")

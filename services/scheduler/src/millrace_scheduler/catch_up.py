@@ -63,7 +63,8 @@ def decide(schedule: ScheduleRecord, *, tried_before: bool) -> Decision:
 
 def _made_up_for_once(timing: Timing, current: FireTime, now: datetime) -> Decision:
     upcoming = next_fire(timing, current.scheduled, not_before=current.fires)
-    if upcoming is None or upcoming.fires > now:
+    # Within the tolerance there was no outage: a busy moment, a death of a scheduler, or jitter that brings times together.
+    if upcoming is None or upcoming.fires > now or now - current.fires <= _TOLERANCE:
         return Decision(current, fires=True, upcoming=upcoming)
     upcoming = _first_fire(timing, current.scheduled, now + _MICROSECOND)
     return _passed_over(timing, current, upcoming, now, fires=True)

@@ -3,12 +3,12 @@
 import base64
 import binascii
 import re
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from google.protobuf import json_format
 
 from millrace.scheduler.v1 import schedule_pb2
-from millrace_runtime.public_addresses import is_public_address
+from millrace_runtime.public_addresses import is_odd_address, is_public_address
 from millrace_runtime.text_templates import render_template, unknown_variables_of
 from millrace_runtime.validation import Violations
 
@@ -21,6 +21,8 @@ _MAX_ADDRESS_LENGTH = 254
 _MAX_SUBJECT_LENGTH = 200
 _MAX_BODY_LENGTH = 10_000
 _MAX_PATH_LENGTH = 500
+# They have nothing to send, or to keep, when a job fails.
+_NOTHING_OF_FAILURES = ("download", "storage")
 
 _EMAIL_VARIABLES = (
     "schedule_name",
@@ -66,7 +68,10 @@ def check_delivery(
         return None
     kept = schedule_pb2.Delivery()
     kept.CopyFrom(message)
-    match message.WhichOneof("method"):
+    method = message.WhichOneof("method")
+    if message.on_failure and method in _NOTHING_OF_FAILURES:
+        violations.add("delivery.on_failure", f"may be set with webhook and email only, not with {method}")
+    match method:
         case None:
             violations.add("delivery", "needs one of download, webhook, email, storage")
         case "webhook":
@@ -132,14 +137,19 @@ def _problem_of_url(url: str, *, allow_private: bool) -> str | None:
         return f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}"
     if not host or port == 0 or "@" in parts.netloc or "#" in url:
         return "must name a host, and neither a user nor a fragment"
-    if not allow_private and not _may_be_public(parts):
+    return _problem_of_host(host, allow_private=allow_private)
+
+
+def _problem_of_host(host: str, *, allow_private: bool) -> str | None:
+    if is_odd_address(host):
+        return "must write an IPv4 address as four decimal numbers, such as 192.0.2.1"
+    if not allow_private and not _may_be_public(host.rstrip(".")):
         return "must not be a private address"
     return None
 
 
-def _may_be_public(parts: SplitResult) -> bool:
+def _may_be_public(host: str) -> bool:
     """Refuse what can be seen to be private; names are looked up when something is sent."""
-    host = (parts.hostname or "").rstrip(".")
     try:
         return is_public_address(host)
     except ValueError:

@@ -1,6 +1,7 @@
 """Firing: the jobs of schedules whose time has come are created, each once, whatever else happens."""
 
 import asyncio
+from collections import Counter
 from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID
@@ -51,6 +52,8 @@ class Firing:
         self._recorder = OutcomeRecorder(database)
         self._failed_runs = FailedRunsWatch(database)
         self._in_flight: dict[UUID, asyncio.Task[None]] = {}
+        #: How many each organisation has in flight.
+        self._places: Counter[str] = Counter()
         self._changed = asyncio.Event()
         self._reserving = asyncio.Lock()
         self._draining = False
@@ -97,7 +100,9 @@ class Firing:
 
     async def _begin(self, tasks: asyncio.TaskGroup, free: int) -> int:
         async with self._database.connection() as connection:
-            due = await firing_repository.reserve_due(connection, lease=_RESERVATION, limit=free)
+            due = await firing_repository.reserve_due(
+                connection, lease=_RESERVATION, limit=free, under_way=list(self._places.elements())
+            )
             watched = [
                 one.schedule.schedule_id
                 for one in due
@@ -111,6 +116,7 @@ class Firing:
             else:
                 # Recorded a moment ago, or longer under way than its reservation lasted.
                 before = self._in_flight.get(schedule_id)
+                self._places[reserved.schedule.org_id] += 1
                 self._in_flight[schedule_id] = tasks.create_task(self._fire(reserved, before))
         return len(due)
 
@@ -138,6 +144,7 @@ class Firing:
             else:
                 _log.exception("firing is left for later", **names(schedule))
         finally:
+            self._places -= Counter((schedule.org_id,))
             if self._in_flight[schedule.schedule_id] is asyncio.current_task():
                 del self._in_flight[schedule.schedule_id]
             # There is a place, and the schedule may be due again.

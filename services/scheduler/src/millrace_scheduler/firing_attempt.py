@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import Literal, cast
 from uuid import UUID
 
@@ -17,8 +18,8 @@ from millrace_scheduler.catch_up import Decision, decide
 from millrace_scheduler.jobs_client import JobsClient, firing_request_id
 from millrace_scheduler.outcome_recorder import FAILURES_UNTIL_PAUSE
 
-CALL_SECONDS = 10.0
-"""How long one call of the Jobs service may take."""
+FIRING_SECONDS = 10.0
+"""How long the calls of the Jobs service may take that a firing needs, together."""
 
 _MAX_REASON_LENGTH = 500
 # To count the times that were missed for so long may take too long for everything else to wait.
@@ -65,13 +66,15 @@ class FiringAttempt:
 
     async def _fire(self, schedule: ScheduleRecord, decision: Decision) -> Outcome | None:
         time = decision.current.scheduled
+        until = monotonic() + FIRING_SECONDS
         try:
             try:
-                return _moved_on(schedule, decision, "fired", job_id=await self._create(schedule, time))
+                job_id = await self._create(schedule, time, until)
+                return _moved_on(schedule, decision, "fired", job_id=job_id)
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
                     raise
-                return await self._existing(schedule, decision, error)
+                return await self._existing(schedule, decision, error, until)
         except grpc.aio.AioRpcError as error:
             reason = error.details() or error.code().name
             if error.code() in _REFUSALS:
@@ -81,25 +84,27 @@ class FiringAttempt:
             _log.warning("firing is left for later", **names(schedule), error=error.code().name)
             return None
 
-    async def _create(self, schedule: ScheduleRecord, time: datetime) -> UUID:
-        if schedule.overlap_policy == "cancel_running" and schedule.last_job_id is not None:
-            await self._jobs.cancel_job(schedule.org_id, schedule.last_job_id, deadline_seconds=CALL_SECONDS)
-        return await self._jobs.create_job(
+    async def _create(self, schedule: ScheduleRecord, time: datetime, until: float) -> UUID:
+        job_id = await self._jobs.create_job(
             schedule,
             scheduled_time=time,
             request_id=firing_request_id(schedule.schedule_id, time),
-            deadline_seconds=CALL_SECONDS,
+            deadline_seconds=_left(until),
             wait_for_ready=True,
             overlap_policy=schedule.overlap_policy,
         )
+        # Not before: a job that is refused is no reason to stop another one.
+        if schedule.overlap_policy == "cancel_running" and schedule.last_job_id not in (None, job_id):
+            await self._jobs.cancel_job(schedule.org_id, schedule.last_job_id, deadline_seconds=_left(until))
+        return job_id
 
     async def _existing(
-        self, schedule: ScheduleRecord, decision: Decision, error: grpc.aio.AioRpcError
+        self, schedule: ScheduleRecord, decision: Decision, error: grpc.aio.AioRpcError, until: float
     ) -> Outcome:
         """Tell the job of this very time, created before the schedule was changed, from that of another one."""
         time = decision.current.scheduled
         job_id = _resource_name(error)
-        if await self._jobs.made_for(schedule, time, job_id, deadline_seconds=CALL_SECONDS):
+        if await self._jobs.made_for(schedule, time, job_id, deadline_seconds=_left(until)):
             return _moved_on(schedule, decision, "fired", job_id=parse_id("job", job_id))
         match schedule.overlap_policy:
             case "skip":
@@ -156,6 +161,10 @@ def _moved_on(
         missed_count=decision.missed_count,
         missed_times=decision.missed,
     )
+
+
+def _left(until: float) -> float:
+    return max(until - monotonic(), 0.0)
 
 
 def _scheduled_time(schedule: ScheduleRecord) -> datetime:

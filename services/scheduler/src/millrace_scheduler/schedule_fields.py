@@ -10,6 +10,7 @@ import orjson
 from google.protobuf.duration_pb2 import Duration
 
 from millrace.scheduler.v1 import schedule_pb2, scheduler_service_pb2
+from millrace_database.deliveries import DELIVERY_TYPES
 from millrace_database.job_types_repository import JobTypeRecord
 from millrace_runtime.input_schema import compile_schema, find_violations
 from millrace_runtime.json_document import JsonDocument
@@ -218,6 +219,9 @@ def check_job(
     type_: str, input_: Mapping[str, Any], job_type: JobTypeRecord | None, violations: Violations
 ) -> None:
     """Add to `violations` why no job of the type (`job_type` None: not published) could be created with the input."""
+    if type_ in DELIVERY_TYPES:
+        violations.add("type", f"{type_!r} is for deliveries, which are made by the system only")
+        return
     if job_type is None:
         if type_:
             violations.add("type", f"{type_!r} is no job type that a worker has published")

@@ -16,6 +16,7 @@ from millrace_scheduler.schedule_words import job_status, run_cause, run_outcome
 
 # gRPC clients accept messages of 4 MiB by default. A page ends before it grows larger.
 _MAX_PAGE_BYTES = 3 * 1024 * 1024
+_MISSED = "no scheduler, or no Jobs service, was there in time"
 
 
 def run_message(record: RunRecord) -> schedule_run_pb2.ScheduleRun:
@@ -28,7 +29,7 @@ def run_message(record: RunRecord) -> schedule_run_pb2.ScheduleRun:
         job_id="" if record.job_id is None else format_id("job", record.job_id),
         job_status=job_status(record.job_status),
         job_error=_error(record),
-        reason=record.reason,
+        reason=_MISSED if record.outcome == "missed" else record.reason,
     )
 
 

@@ -60,6 +60,12 @@ def usable_timing(record: ScheduleRecord) -> Timing:
 
 
 def schedule_ended(record: ScheduleRecord) -> FailedPrecondition:
-    """Return the error of a schedule that is to fire and has no time left."""
+    """Return the error of a schedule that is to fire and has no time, or no firing, left."""
     name = format_id("schedule", record.schedule_id)
-    return FailedPrecondition("SCHEDULE_ENDED", name, f"{name} has no time left to fire at")
+    if record.max_runs and record.fired_count >= record.max_runs:
+        reason = (
+            f"has no firing left: max_runs is {record.max_runs}, and it has fired {record.fired_count} times"
+        )
+    else:
+        reason = "has no time left to fire at"
+    return FailedPrecondition("SCHEDULE_ENDED", name, f"{name} {reason}")

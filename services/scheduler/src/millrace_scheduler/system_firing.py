@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 
@@ -14,6 +14,7 @@ from millrace_database.system_schedules_repository import NotStarted, SystemSche
 from millrace_scheduler.cron import CronError, CronExpression
 from millrace_scheduler.local_time import load_zone
 from millrace_scheduler.recurrence import Cron, next_run
+from millrace_scheduler.stale_system_schedules import StaleSystemSchedules
 
 _FULL_PASS_SECONDS = 60.0
 _OUTAGE_SECONDS = 1.0
@@ -23,7 +24,6 @@ _MARGIN_SECONDS = 0.002
 _LEAST_PAUSE_SECONDS = 0.1
 # A due schedule whose times this release does not understand is left to others for so long.
 _UNREADABLE_PAUSE_SECONDS = 5.0
-_KEPT_UNPUBLISHED = timedelta(days=1)
 
 _log = structlog.get_logger(__name__)
 
@@ -38,6 +38,7 @@ class SystemFiring:
     def __init__(self, database: Database) -> None:
         """Take where the schedules are."""
         self._database = database
+        self._stale = StaleSystemSchedules()
         self._changed = asyncio.Event()
         self._at_work = asyncio.Lock()
         self._draining = False
@@ -70,34 +71,34 @@ class SystemFiring:
         except Exception as error:
             if not is_unavailable(error):
                 raise
+            self._stale.interrupted()
             _log.warning("system schedules wait for the database", error=str(error))
             return _OUTAGE_SECONDS
 
     async def _see_to_all(self) -> float:
         async with self._database.connection() as connection:
-            removed = await repository.remove_stale_system_schedules(connection, _KEPT_UNPUBLISHED)
+            await self._stale.remove(connection)
             lost = await repository.end_lost_runs(connection)
             unplanned = await repository.unplanned_system_schedules(connection)
             due = await repository.due_system_schedules(connection)
-        if removed:
-            _log.info("system schedules that no worker declares any more were removed", types=removed)
         for type_, run_id in lost.items():
             _log.error(
                 "system run failed: its workers were lost", type=type_, run_id=format_id("system", run_id)
             )
         for schedule in unplanned:
             await self._plan(schedule)
-        fired = [await self._fire_or_leave(schedule) for schedule in due]
+        left = [schedule.type for schedule in due if not await self._fire_or_leave(schedule)]
         async with self._database.connection() as connection:
-            seconds = await repository.seconds_until_due(connection)
+            seconds = await repository.seconds_until_due(connection, left)
+        most = _UNREADABLE_PAUSE_SECONDS if left else _FULL_PASS_SECONDS
         if seconds is None:
-            return _FULL_PASS_SECONDS
-        least = _LEAST_PAUSE_SECONDS if all(fired) else _UNREADABLE_PAUSE_SECONDS
-        return min(max(seconds + _MARGIN_SECONDS, least), _FULL_PASS_SECONDS)
+            return most
+        return min(max(seconds + _MARGIN_SECONDS, _LEAST_PAUSE_SECONDS), most)
 
     async def _plan(self, schedule: SystemScheduleRecord) -> None:
         try:
-            next_run_at = _next_run(schedule, schedule.read_at)
+            # Times since it was published are missed ones, which are made up for.
+            next_run_at = _next_run(schedule, schedule.published_at)
         except (CronError, LookupError, OverflowError) as error:
             await self._record_fault(schedule, str(error))
             return
@@ -105,9 +106,8 @@ class SystemFiring:
             await repository.plan_system_schedule(connection, schedule, next_run_at)
 
     async def _record_fault(self, schedule: SystemScheduleRecord, said: str) -> None:
-        fault = f"It cannot be scheduled: {said}."
         async with self._database.connection() as connection:
-            is_new = await repository.record_fault(connection, schedule, fault)
+            is_new = await repository.record_fault(connection, schedule, said)
         if is_new:
             _log.error("system schedule cannot be used", type=schedule.type, error=said)
 

@@ -57,9 +57,11 @@ class ClaimLoop:
         rate_opens: Callable[[timedelta], None],
         left_to_others: Callable[[Collection[str]], None],
         claim: ClaimFunction = job_lifecycle.claim_jobs,
+        poll_seconds: float = POLL_SECONDS,
     ) -> None:
         """Take who claims now (None: nobody may), what to call after a claim, where to note the ranks, what to call with
-        the time until a rate lets more jobs start, and with the types of jobs that limits let start, but not here; and how to claim.
+        the time until a rate lets more jobs start, and with the types of jobs that limits let start, but not here; how to
+        claim, and how often when there is no reason to.
         """
         self._database = database
         self._lanes = lanes
@@ -76,6 +78,7 @@ class ClaimLoop:
         self._rate_opens = rate_opens
         self._left_to_others = left_to_others
         self._claim = claim
+        self._poll_seconds = poll_seconds
         self._freed: Freed = Counter()
         # The types with limits, as the last claim that asked for them saw it.
         self._gated: set[str] = set()
@@ -127,8 +130,10 @@ class ClaimLoop:
 
     def _seconds_until_poll(self) -> float:
         now = time.monotonic()
-        until_poll = min(max(self._next_poll - now, 0.0) or POLL_SECONDS, POLL_SECONDS)
-        return min(until_poll, max(self._rate_opens_at - now, 0.0))
+        until_poll = min(max(self._next_poll - now, 0.0) or self._poll_seconds, self._poll_seconds)
+        # What was claimed ahead may have to be handed back by then.
+        until_late = PATIENCE_SECONDS if self._lanes.waiting else math.inf
+        return min(until_poll, until_late, max(self._rate_opens_at - now, 0.0))
 
     async def _claim_if_due(self) -> bool:
         """Claim if there is room and reason; return whether the database was asked."""
@@ -144,7 +149,7 @@ class ClaimLoop:
             return False
         # Before the claim, so that a hint that comes while it runs counts.
         self._may_wait.difference_update(capacity)
-        self._next_poll = time.monotonic() + POLL_SECONDS * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
+        self._next_poll = time.monotonic() + self._poll_seconds * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
         places, most = self._lanes.places(self._gated)
         gates = ClaimGates(places=places, most=most, likely=self._gates_likely)
         freed, self._freed = self._freed, Counter()

@@ -1,3 +1,4 @@
+import inspect
 import time
 from datetime import datetime
 from typing import Any
@@ -58,9 +59,13 @@ class SystemExecution(Execution):
         if handler.is_async:
             await handler.function(context)
         else:
-            _, error = await self._surroundings.threads.run(handler.function, context)
+            returned, error = await self._surroundings.threads.run(handler.function, context)
             if error is not None:
                 raise error
+            if inspect.isawaitable(returned):
+                if inspect.iscoroutine(returned):
+                    returned.close()
+                raise TypeError("it returned work that nobody awaits: it is to be declared with async def")
         # What it returns is nobody's.
         return None
 

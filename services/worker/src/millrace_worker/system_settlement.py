@@ -15,7 +15,13 @@ from millrace_worker.transient import DATABASE_ERRORS, Outage
 _CANCELLED = "It was cancelled."
 _LOST = "The workers that ran it stood still for longer than their leases."
 
+_LOCKED_PAUSE_SECONDS = 0.2
+
 _log = structlog.get_logger(__name__)
+
+
+class _LockedError(Exception):
+    """Somebody has the entry locked just now."""
 
 
 class SystemSettlementWriter:
@@ -47,7 +53,14 @@ class SystemSettlementWriter:
         """Write until it is cancelled."""
         while True:
             execution, outcome = await self._waiting.get()
-            settled = await self._write(execution, outcome)
+            try:
+                settled = await self._write(execution, outcome)
+            except _LockedError:
+                # Its own function may hold it in a transaction. The others do not wait for that.
+                self.add(execution, outcome)
+                self._waiting.task_done()
+                await asyncio.sleep(_LOCKED_PAUSE_SECONDS)
+                continue
             self._settled(execution)
             if settled is Settled.LOST:
                 _log.warning("the lease was lost before the run's end was written", **execution.log_fields)
@@ -59,6 +72,9 @@ class SystemSettlementWriter:
         while True:
             try:
                 async with self._database.transaction() as connection:
+                    free = await millrace_queue.confirm_alone_free(connection, [execution.lease])
+                    if free.get(execution.lease.id) is False:
+                        raise _LockedError
                     settled = await _settle(connection, execution, outcome)
             except DATABASE_ERRORS as error:
                 await self._outage.wait(error)

@@ -17,6 +17,9 @@ from millrace_worker.system_settlement import SystemSettlementWriter
 SYSTEM_SLOTS = 2
 """How many system runs a worker makes at once, besides its slots for jobs; of one type it is one."""
 
+_POLL_SECONDS = 300.0
+"""Runs are hinted at, and seen when the worker looks at the queue; a claim takes four statements."""
+
 
 def _nothing(*_: object) -> None:
     pass
@@ -64,6 +67,7 @@ class SystemWork:
             rate_opens=rate_opens,
             left_to_others=ready,
             claim=claim_system_runs,
+            poll_seconds=_POLL_SECONDS,
         )
 
     def background(self) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:

@@ -58,7 +58,7 @@ class DeliveryOptions:
     ] = None
     email_attach: Annotated[
         bool,
-        typer.Option("--email-attach", help="Attach the file, up to 10 MB.", rich_help_panel=_PANEL),
+        typer.Option("--email-attach", help="Attach the file, up to 10 MiB.", rich_help_panel=_PANEL),
     ] = False
     store: Annotated[
         str | None,
@@ -89,9 +89,7 @@ class DeliveryOptions:
         if len(given) > 1:
             raise typer.BadParameter("give at most one of --download, --webhook, --email, --store")
         if self.deliver_failures and not given:
-            raise typer.BadParameter(
-                "is of use with --download, --webhook or --email", param_hint="--deliver-failures"
-            )
+            raise typer.BadParameter("is of use with --webhook or --email", param_hint="--deliver-failures")
         return given[0] if given else None
 
     def _download(self) -> Delivery | None:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import typer
 
+from millrace_client.command.time_zone import load_zone
+from millrace_client.contract_enum import named_member
 from millrace_client.limits import RateLimit
 from millrace_client.recurrence import (
     Cron,
@@ -31,6 +33,8 @@ _LENGTH = re.compile(rf"(?:{_LENGTH_PART.pattern})+")
 _RATE = re.compile(r"(\d+)(?:/([^,]+)(,smooth)?)?")
 _TIME_OF_DAY = re.compile(r"\d\d:\d\d(:\d\d)?")
 
+_NO_TIME = "not a time such as 2027-01-31T09:30 or 2027-01-31T09:30:00Z"
+
 _Member = TypeVar("_Member", bound=StrEnum)
 
 
@@ -47,10 +51,27 @@ def json_object(text: str) -> dict[str, Any]:
 
 def moment(text: str) -> datetime:
     """Read an ISO 8601 time; without a time zone it is in this machine's."""
+    return in_zone(clock_time(text), None)
+
+
+def clock_time(text: str) -> datetime:
+    """Read an ISO 8601 time, with or without a time zone."""
     try:
-        return datetime.fromisoformat(text).astimezone()
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(_NO_TIME) from error
+
+
+def in_zone(moment: datetime, time_zone: str | None) -> datetime:
+    """Give a time without a zone an IANA zone, or this machine's; one that has a zone stays the same time."""
+    try:
+        if time_zone and moment.tzinfo is None:
+            moment = moment.replace(tzinfo=load_zone(time_zone))
+        return moment.astimezone()
+    except LookupError as error:
+        raise typer.BadParameter(str(error), param_hint="--time-zone") from error
     except (ValueError, OverflowError) as error:
-        raise typer.BadParameter("not a time such as 2027-01-31T09:30 or 2027-01-31T09:30:00Z") from error
+        raise typer.BadParameter(_NO_TIME) from error
 
 
 def length(text: str) -> timedelta:
@@ -79,11 +100,10 @@ def member(kind: type[_Member]) -> Callable[[str], _Member]:
     """Return what reads a member of an enum in any case, with "-" or "_" between words."""
 
     def read(text: str) -> _Member:
-        wanted = text.upper().replace("-", "_")
-        known = [known for known in kind if known.name != "UNKNOWN"]
-        if wanted not in known:
-            raise typer.BadParameter(f"none of {', '.join(known)}")
-        return kind(wanted)
+        try:
+            return named_member(kind, text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
 
     return read
 
@@ -109,9 +129,9 @@ def monthly(text: str) -> Recurrence:
         case ["last", day, time_of_day]:
             return Monthly(NthWeekday(-1, _weekday(day)), _time_of_day(time_of_day))
         case [day, time_of_day] if day.isdecimal():
-            return Monthly(int(day), _time_of_day(time_of_day))
+            return Monthly(_number(day, 31), _time_of_day(time_of_day))
         case [nth, day, time_of_day] if nth.isdecimal():
-            return Monthly(NthWeekday(int(nth), _weekday(day)), _time_of_day(time_of_day))
+            return Monthly(NthWeekday(_number(nth, 5), _weekday(day)), _time_of_day(time_of_day))
     raise typer.BadParameter('not a day and a time such as "31 09:00", "last 09:00" or "2 tue 09:00"')
 
 
@@ -121,8 +141,8 @@ def every(text: str) -> Recurrence:
 
 
 def once(text: str) -> Recurrence:
-    """Read an ISO 8601 time."""
-    return Once(moment(text))
+    """Read an ISO 8601 time, with or without a time zone."""
+    return Once(clock_time(text))
 
 
 def cron(text: str) -> Recurrence:
@@ -149,7 +169,13 @@ def _content(text: str) -> str | bytes:
     try:
         return Path(text[1:]).read_bytes()
     except OSError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise typer.BadParameter(f"cannot read {text[1:]}: {error.strerror}") from error
+
+
+def _number(text: str, last: int) -> int:
+    if text.lstrip("0") not in map(str, range(1, last + 1)):
+        raise typer.BadParameter(f'"{text}" is not one of 1 to {last}')
+    return int(text)
 
 
 def _time_of_day(text: str) -> str:

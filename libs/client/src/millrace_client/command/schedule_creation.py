@@ -30,7 +30,10 @@ async def create(
     ] = None,
     created_by: Annotated[str, typer.Option(help="For whom its jobs are created.")] = "",
     request_id: Annotated[
-        str | None, typer.Option(help="Makes a repeated command return the schedule of the first one.")
+        str | None,
+        typer.Option(
+            help="Makes a repeated command return the schedule of the first one, whatever else it asks for."
+        ),
     ] = None,
     when: ScheduleTimingOptions,
     policies: SchedulePolicyOptions,

@@ -10,6 +10,7 @@ from millrace_client.command import parse
 from millrace_client.schedule_policies import CatchUpPolicy, OverlapPolicy
 
 _PANEL = "How it copes"
+_MOST_RUNS = 2**31 - 1  # of the contract's int32
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +57,16 @@ class SchedulePolicyOptions:
     ] = None
     max_runs: Annotated[
         int | None,
-        typer.Option(help="Ends after so many firings; 0: never.", rich_help_panel=_PANEL),
+        typer.Option(
+            min=0, max=_MOST_RUNS, help="Ends after so many firings; 0: never.", rich_help_panel=_PANEL
+        ),
     ] = None
     pause_after_failed_runs: Annotated[
         int | None,
         typer.Option(
-            help="Pauses itself when so many jobs in a row have failed, to 100; 0: never.",
+            min=0,
+            max=100,
+            help="Pauses itself when so many jobs in a row have failed; 0: never.",
             rich_help_panel=_PANEL,
         ),
     ] = None

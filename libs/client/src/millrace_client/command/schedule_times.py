@@ -27,12 +27,15 @@ async def preview(
     ] = None,
     after: Annotated[
         datetime | None,
-        typer.Option(parser=parse.moment, metavar="TIME", help="The times after this one; else after now."),
+        typer.Option(
+            parser=parse.clock_time, metavar="TIME", help="The times after this one; else after now."
+        ),
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 10,
     when: ScheduleTimingOptions,
 ) -> None:
     """Show when a schedule fires next, or would fire if there were one, in its time zone; with --json in UTC."""
+    after = None if after is None else when.in_zone(after)
     if schedule_id is None:
         timing = ScheduleTiming(when.one_recurrence(), when.time_zone or "", when.start_at, when.end_at)
         moments = await client.schedules.preview(timing, after=after, count=count)
@@ -69,13 +72,19 @@ async def backfill(
     start_time: Annotated[
         datetime,
         typer.Option(
-            "--from", parser=parse.moment, metavar="TIME", help="The first time that counts (ISO 8601)."
+            "--from",
+            parser=parse.moment,
+            metavar="TIME",
+            help="The first time that counts (ISO 8601; a date: its midnight).",
         ),
     ],
     end_time: Annotated[
         datetime,
         typer.Option(
-            "--to", parser=parse.moment, metavar="TIME", help="The last time that counts (ISO 8601)."
+            "--to",
+            parser=parse.moment,
+            metavar="TIME",
+            help="The last time that counts (ISO 8601; a date: its midnight, so the day before is the last one).",
         ),
     ],
 ) -> None:

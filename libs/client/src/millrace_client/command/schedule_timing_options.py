@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from millrace_client.command import parse
-from millrace_client.recurrence import Recurrence
+from millrace_client.recurrence import Once, Recurrence
 
 _RecurrenceOption = Any  # Recurrence | None; typer knows no unions of classes
 _NAMES = "--daily, --weekly, --monthly, --every, --once, --cron"
@@ -22,12 +22,15 @@ def _recurrence(read: Callable[[str], Recurrence], metavar: str, help_text: str)
 
 
 def _moment(help_text: str) -> Any:
-    return typer.Option(parser=parse.moment, metavar="TIME", help=help_text, rich_help_panel=_PANEL)
+    return typer.Option(parser=parse.clock_time, metavar="TIME", help=help_text, rich_help_panel=_PANEL)
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleTimingOptions:
-    """When a schedule fires; None for what is not given."""
+    """When a schedule fires; None for what is not given.
+
+    Times without a zone are in `time_zone`, or in this machine's when it is not given either.
+    """
 
     daily: Annotated[_RecurrenceOption, _recurrence(parse.daily, "HH:MM", "Every day at this time.")] = None
     weekly: Annotated[
@@ -50,10 +53,26 @@ class ScheduleTimingOptions:
     ] = None
     time_zone: Annotated[
         str | None,
-        typer.Option(help='The IANA zone of local times, such as "Europe/Paris".', rich_help_panel=_PANEL),
+        typer.Option(
+            help='The IANA zone of local times, and of times without an offset, such as "Europe/Paris".',
+            rich_help_panel=_PANEL,
+        ),
     ] = None
     start_at: Annotated[datetime | None, _moment("Does not fire before.")] = None
     end_at: Annotated[datetime | None, _moment("Does not fire after.")] = None
+
+    def __post_init__(self) -> None:
+        """typer.BadParameter when a time without a zone has no place in that of the schedule."""
+        if self.once is not None:
+            object.__setattr__(self, "once", Once(self.in_zone(self.once.at)))
+        for name in ("start_at", "end_at"):
+            moment = getattr(self, name)
+            if moment is not None:
+                object.__setattr__(self, name, self.in_zone(moment))
+
+    def in_zone(self, moment: datetime) -> datetime:
+        """Give a time without a zone that of the schedule."""
+        return parse.in_zone(moment, self.time_zone)
 
     def one_recurrence(self) -> Recurrence:
         """Return the recurrence that is given; typer.BadParameter when it is not exactly one."""

@@ -1,5 +1,6 @@
 """`millrace schedules`."""
 
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from millrace_client.command.global_options import accept_global_options
 from millrace_client.command.output import Columns, Output
 from millrace_client.command.register import command
 from millrace_client.command.schedule_creation import create
-from millrace_client.command.schedule_details import show_schedule
+from millrace_client.command.schedule_details import has_ended, show_schedule
 from millrace_client.command.schedule_id import ScheduleId
 from millrace_client.command.schedule_times import backfill, preview, runs
 from millrace_client.command.schedule_update import update
@@ -21,11 +22,18 @@ from millrace_client.schedule import Schedule
 app = typer.Typer(help="Create jobs at set times.", no_args_is_help=True, add_completion=False)
 accept_global_options(app)
 
+
+def _next_run(schedule: Schedule) -> datetime | str | None:
+    if schedule.paused:
+        return "paused"
+    return "ended" if has_ended(schedule) else schedule.next_run_at
+
+
 _SCHEDULE_COLUMNS: Columns[Schedule] = {
     "SCHEDULE ID": lambda schedule: schedule.schedule_id,
     "NAME": lambda schedule: schedule.name,
     "TYPE": lambda schedule: schedule.type,
-    "NEXT RUN": lambda schedule: "paused" if schedule.paused else schedule.next_run_at,
+    "NEXT RUN": _next_run,
     "LAST RUN": lambda schedule: schedule.last_run_at,
     "LAST JOB": lambda schedule: schedule.last_job_id,
 }
@@ -57,10 +65,10 @@ async def list_schedules(
             help="Those of this frequency: once, daily, weekly, monthly, interval or cron.",
         ),
     ] = None,
-    active: Annotated[
-        bool | None,
-        typer.Option("--active/--inactive", help="Those that will fire, or that are paused or have ended."),
-    ] = None,
+    active: Annotated[bool, typer.Option("--active", help="Those that will fire.")] = False,
+    inactive: Annotated[
+        bool, typer.Option("--inactive", help="Those that are paused or have ended.")
+    ] = False,
     delivery: Annotated[
         DeliveryMethod | None,
         typer.Option(
@@ -75,10 +83,12 @@ async def list_schedules(
     limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 50,
 ) -> None:
     """List schedules, newest first."""
+    if active and inactive:
+        raise typer.BadParameter("give at most one of --active, --inactive")
     schedules = client.schedules.list(
         job_type=job_type,
         frequency=frequency,
-        active=active,
+        active=active if active or inactive else None,
         delivery=delivery,
         search=search,
         limit=limit or None,

@@ -13,6 +13,7 @@ from millrace_worker.handlers.webhook_sending import (
     Answer,
     PrivateAddressError,
     SendingError,
+    UnusableUrlError,
     post,
     signature,
 )
@@ -57,6 +58,10 @@ async def deliver_webhook(context: JobContext[DeliveryInput]) -> WebhookOutput:
         answer = await post(url, body, headers, allow_private=allow_private)
     except PrivateAddressError as error:
         raise JobError("PRIVATE_ADDRESS", str(error)) from error
+    except UnusableUrlError as error:
+        raise JobError(
+            "DELIVERY_UNUSABLE", "the URL of the webhook names no host that can be looked up"
+        ) from error
     except SendingError as error:
         raise JobError("WEBHOOK_UNREACHABLE", str(error), retryable=True) from error
     if not 200 <= answer.status < 300:

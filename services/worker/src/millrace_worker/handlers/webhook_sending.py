@@ -24,6 +24,10 @@ class PrivateAddressError(Exception):
     """The host that was to be connected to has no public address; the text names the host."""
 
 
+class UnusableUrlError(Exception):
+    """The URL is none that a request can be sent to."""
+
+
 class SendingError(Exception):
     """The request got no answer; the text says why, without the URL, whose path or query may be a secret."""
 
@@ -51,6 +55,7 @@ async def post(url: str, body: bytes, headers: Mapping[str, str], *, allow_priva
 
     Raises:
         PrivateAddressError: there is no public one, and `allow_private` is False.
+        UnusableUrlError: the URL names no host that can be looked up.
         SendingError: there was no connection, or no answer in time.
 
     """
@@ -70,6 +75,9 @@ async def post(url: str, body: bytes, headers: Mapping[str, str], *, allow_priva
             ) as response,
         ):
             return Answer(response.status, response.headers.get("Retry-After", ""))
+    except aiohttp.InvalidURL:
+        # Without its cause, which quotes the URL.
+        raise UnusableUrlError from None
     except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
         if sockets.all_refused:
             # Without the address: what names stand for inside is not for everybody to know.

@@ -57,7 +57,7 @@ class CreateJobRequest(_message.Message):
     org_id: _builtins.str
     """Required. Letters, digits, "-", "_" and ".", at most 128 characters."""
     type: _builtins.str
-    """Required. The job type."""
+    """Required. The job type; none of deliveries, which the system alone creates."""
     input_json: _builtins.bytes
     """For programs: the same as UTF-8 JSON text of an object; numbers keep all their digits."""
     request_id: _builtins.str

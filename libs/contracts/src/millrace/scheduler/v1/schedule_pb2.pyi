@@ -64,7 +64,7 @@ class _CatchUpPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CatchUp
     CATCH_UP_POLICY_UNSPECIFIED: _CatchUpPolicy.ValueType  # 0
     """Run once."""
     CATCH_UP_POLICY_RUN_ONCE: _CatchUpPolicy.ValueType  # 1
-    """The earliest missed time is fired, late, and the others are not."""
+    """The earliest missed time is fired, late, and the others are not. While it is no more than a minute late, all are."""
     CATCH_UP_POLICY_RUN_ALL: _CatchUpPolicy.ValueType  # 2
     """All missed times within `catch_up_window` are fired in their order, the latest 1,000 at most."""
     CATCH_UP_POLICY_SKIP: _CatchUpPolicy.ValueType  # 3
@@ -76,7 +76,7 @@ class CatchUpPolicy(_CatchUpPolicy, metaclass=_CatchUpPolicyEnumTypeWrapper):
 CATCH_UP_POLICY_UNSPECIFIED: CatchUpPolicy.ValueType  # 0
 """Run once."""
 CATCH_UP_POLICY_RUN_ONCE: CatchUpPolicy.ValueType  # 1
-"""The earliest missed time is fired, late, and the others are not."""
+"""The earliest missed time is fired, late, and the others are not. While it is no more than a minute late, all are."""
 CATCH_UP_POLICY_RUN_ALL: CatchUpPolicy.ValueType  # 2
 """All missed times within `catch_up_window` are fired in their order, the latest 1,000 at most."""
 CATCH_UP_POLICY_SKIP: CatchUpPolicy.ValueType  # 3
@@ -332,7 +332,7 @@ class Delivery(_message.Message):
     STORAGE_FIELD_NUMBER: _builtins.int
     ON_FAILURE_FIELD_NUMBER: _builtins.int
     on_failure: _builtins.bool
-    """Also when the job has failed for good. Storage has nothing to keep then."""
+    """Also when the job has failed for good. With webhook and email only: the others have nothing to do then."""
     @_builtins.property
     def download(self) -> Global___DownloadDelivery:
         """Nothing is sent: people download it."""
@@ -422,7 +422,7 @@ class EmailDelivery(_message.Message):
     body: _builtins.str
     """At most 10,000 characters; empty: a few plain lines."""
     attach: _builtins.bool
-    """The output file is attached, if it is not larger than 10 MB; otherwise there is a link."""
+    """The output file is attached, if it is not larger than 10 MiB; otherwise there is a link."""
     @_builtins.property
     def to(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Required: 1 to 20 addresses."""
@@ -543,7 +543,7 @@ class Schedule(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """The metadata of the jobs it creates; they also get "scheduled_time" (RFC 3339)."""
+        """The metadata of the jobs it creates; they also get "scheduled_time" (RFC 3339), in place of one that is given."""
 
     @_builtins.property
     def recurrence(self) -> Global___Recurrence: ...

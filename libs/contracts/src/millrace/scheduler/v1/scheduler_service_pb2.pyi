@@ -122,7 +122,9 @@ class CreateScheduleRequest(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """The metadata of the jobs to create, at most 16,320 bytes as JSON: "scheduled_time" is added to it."""
+        """The metadata of the jobs to create, at most 16,320 bytes as JSON: "scheduled_time" is added to it, in
+        place of one that is given.
+        """
 
     @_builtins.property
     def recurrence(self) -> _schedule_pb2.Recurrence:
