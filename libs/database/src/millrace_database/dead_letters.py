@@ -6,9 +6,8 @@ from uuid import UUID
 
 import asyncpg
 
-import millrace_queue
+from millrace_database.follow_up_jobs import enqueue_follow_up_jobs
 from millrace_database.ids import new_id
-from millrace_database.job_entries import job_entry
 from millrace_database.job_flow import JobCounts
 from millrace_database.job_types_repository import DEFAULT_MAX_ATTEMPTS
 
@@ -61,16 +60,4 @@ async def create_dead_letters(conn: asyncpg.Connection, failed: Sequence[UUID]) 
     if not failed:
         return Counter()
     rows = await conn.fetch(_INSERT, failed, [new_id() for _ in failed], DEFAULT_MAX_ATTEMPTS)
-    entries = [
-        job_entry(
-            row["job_id"],
-            org_id=row["org_id"],
-            type_=row["type"],
-            max_attempts=row["max_attempts"],
-            priority=row["priority"],
-            options=None,
-        )
-        for row in rows
-    ]
-    await millrace_queue.enqueue(conn, entries)
-    return Counter((row["type"], row["org_id"]) for row in rows)
+    return await enqueue_follow_up_jobs(conn, rows)
