@@ -29,12 +29,13 @@ _PLANS_ANEW = "SET plan_cache_mode = force_custom_plan; SET random_page_cost = 1
 _PLANS_KEPT = """
 SET client_connection_check_interval = 500; SET statement_timeout = 9500;
 SET plan_cache_mode = force_generic_plan; SET random_page_cost = 1.1;
-SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off
+SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off
 """
 # Through a pooler the connection may have been one that keeps plans.
 _QUERY = text("""
 SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_seqscan', 'on', true),
-    set_config('enable_hashjoin', 'on', true), set_config('enable_mergejoin', 'on', true)
+    set_config('enable_bitmapscan', 'on', true), set_config('enable_hashjoin', 'on', true),
+    set_config('enable_mergejoin', 'on', true)
 """)
 _CONNECT_TIMEOUT_SECONDS = 5
 _COMMAND_TIMEOUT_SECONDS = 10
