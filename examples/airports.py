@@ -3,7 +3,7 @@
     .venv/bin/python examples/airports.py [--once]
 
 It runs a system of its own, on the ports and in the folder that MILLRACE_JOBS_PORT, MILLRACE_SCHEDULER_PORT,
-MILLRACE_WORKER_PORT and MILLRACE_DATA_DIR name, and stops it at the end.
+MILLRACE_WORKER_PORT, MILLRACE_FILES_PORT and MILLRACE_DATA_DIR name, and stops it at the end.
 """
 
 import argparse

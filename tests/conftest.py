@@ -18,6 +18,8 @@ from millrace_database.database import Database
 from millrace_database.embedded import EmbeddedPostgres
 from millrace_database.migrate import migrate
 
+pytest_plugins = ["support.s3_fixtures"]
+
 _TEMPLATE = "millrace_template"
 _MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own there
 _NEEDED_BYTES = 2 * 2**30

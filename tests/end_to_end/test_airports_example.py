@@ -21,7 +21,7 @@ async def start(
     data_dir: Path, *arguments: str, environment: Mapping[str, str] | None = None
 ) -> asyncio.subprocess.Process:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
-    ports = {f"MILLRACE_{service}_PORT": "0" for service in ("JOBS", "SCHEDULER", "WORKER")}
+    ports = {f"MILLRACE_{service}_PORT": "0" for service in ("JOBS", "SCHEDULER", "WORKER", "FILES")}
     return await asyncio.create_subprocess_exec(
         sys.executable,
         EXAMPLE,

@@ -63,7 +63,7 @@ async def _started(folder: Path, settings: Mapping[str, str]) -> AsyncIterator[a
     environment = {
         **os.environ,
         "MILLRACE_DATA_DIR": str(folder / "data"),
-        **{f"MILLRACE_{name.upper()}_PORT": "0" for name in SERVICES},
+        **{f"MILLRACE_{name.upper()}_PORT": "0" for name in (*SERVICES, "files")},
         **settings,
     }
     with (folder / "up.log").open("ab") as log:

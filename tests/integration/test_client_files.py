@@ -17,7 +17,14 @@ from grpc_status import rpc_status
 from millrace.files.v1 import file_pb2
 from millrace.files.v1 import files_service_pb2 as messages
 from millrace.files.v1.files_service_pb2_grpc import FilesServiceServicer, add_FilesServiceServicer_to_server
-from millrace_client import ContentMismatchError, InvalidArgumentError, Millrace, UnavailableError
+from millrace_client import (
+    ContentMismatchError,
+    InternalError,
+    InvalidArgumentError,
+    Millrace,
+    UnavailableError,
+    download,
+)
 from millrace_runtime.errors import InvalidArgument
 
 CONTENT = bytes(range(256)) * 8000
@@ -64,6 +71,12 @@ class Files(FilesServiceServicer):
 
     async def ListFiles(self, request: Any, context: Any) -> messages.ListFilesResponse:
         return messages.ListFilesResponse(files=[self.file])
+
+    async def _answer(self, request: Any, context: Any) -> Any:
+        raise AssertionError("nobody calls it")
+
+    InitiateUpload = ConfirmUpload = CancelUpload = GetDownloadUrl = PersistFile = _answer
+    DeleteFile = UndeleteFile = GetFileUsage = UpdateFileLimits = _answer
 
 
 @asynccontextmanager
@@ -199,7 +212,7 @@ async def test_a_file_is_downloaded_to_a_path_a_folder_a_stream_and_into_memory(
     [
         ((CONTENT[:-1],), ContentMismatchError),
         ((CONTENT[:-1] + b"!",), ContentMismatchError),
-        ((CONTENT[:1000], grpc.StatusCode.UNAVAILABLE), UnavailableError),
+        ((CONTENT[:1000], grpc.StatusCode.INTERNAL), InternalError),
     ],
     ids=["cut short", "damaged", "broken off"],
 )
@@ -222,14 +235,99 @@ async def test_the_longest_name_that_a_file_may_have_can_be_downloaded(tmp_path:
     assert (tmp_path / name).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("name", ["../escaped", "/etc/escaped", "..", ""])
-async def test_a_name_never_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["..", "", ".", "reports/..", "a\\.."])
+async def test_a_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "downloads"
     folder.mkdir()
     async with client_of(Files(CONTENT, file=described(CONTENT, name=name))) as client:
         with pytest.raises(ContentMismatchError, match="no file name"):
             await client.files.download("file_1", folder)
     assert list(tmp_path.rglob("*")) == [folder]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept_as"),
+    [
+        ("../escaped", "escaped"),
+        ("/etc/escaped", "escaped"),
+        ("reports/2027-01/sales.csv", "sales.csv"),
+        ("..\\escaped", "escaped"),
+        ("nul\0in.csv", "nulin.csv"),
+        ("CON", "CON_"),
+        ("dots...", "dots"),
+        ("what:when?.csv", "whatwhen.csv"),
+    ],
+)
+async def test_a_name_is_made_safe_and_never_leads_out_of_the_folder(
+    tmp_path: Path, name: str, kept_as: str
+) -> None:
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    async with client_of(Files(CONTENT, file=described(CONTENT, name=name))) as client:
+        await client.files.download("file_1", folder)
+    assert set(tmp_path.rglob("*")) == {folder, folder / kept_as}
+    assert (folder / kept_as).read_bytes() == CONTENT
+
+
+class BreakingOff(Files):
+    """Ends each download with UNAVAILABLE after so many bytes; keeps the offsets that were asked for."""
+
+    def __init__(self, *, after: int) -> None:
+        super().__init__()
+        self.after = after
+        self.offsets: list[int] = []
+
+    async def DownloadFile(self, request: Any, context: Any) -> AsyncIterator[messages.DownloadFileResponse]:
+        self.offsets.append(request.offset)
+        yield messages.DownloadFileResponse(file=self.file)
+        rest = CONTENT[request.offset :]
+        if self.after:
+            yield messages.DownloadFileResponse(chunk=rest[: self.after])
+        if len(rest) > self.after:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
+
+
+async def test_a_download_that_breaks_off_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_FIRST_PAUSE_SECONDS", 0)
+    files = BreakingOff(after=500_000)
+    async with client_of(files) as client:
+        await client.files.download("file_1", tmp_path / "copy")
+    assert files.offsets == [0, 500_000, 1_000_000, 1_500_000, 2_000_000]
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+
+
+async def test_a_download_that_gets_nowhere_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_FIRST_PAUSE_SECONDS", 0)
+    files = BreakingOff(after=0)
+    async with client_of(files) as client:
+        with pytest.raises(UnavailableError):
+            await client.files.download("file_1", tmp_path / "copy")
+    assert len(files.offsets) == 5
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_file_that_is_another_when_it_goes_on_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_FIRST_PAUSE_SECONDS", 0)
+
+    files = BreakingOff(after=0)
+
+    async def failing_twice(request: Any, context: Any) -> AsyncIterator[messages.DownloadFileResponse]:
+        files.offsets.append(request.offset)
+        yield messages.DownloadFileResponse(file=described(CONTENT if len(files.offsets) == 1 else b"else"))
+        yield messages.DownloadFileResponse(chunk=CONTENT[:500_000])
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
+
+    monkeypatch.setattr(files, "DownloadFile", failing_twice)
+    async with client_of(files) as client:
+        with pytest.raises(ContentMismatchError, match="replaced"):
+            await client.files.download("file_1", tmp_path / "copy")
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_device_is_never_replaced_by_a_file(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 # ruff: noqa: N802, ARG002 - the methods of generated servicers
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,6 +15,7 @@ import pytest
 from google.rpc import code_pb2, error_details_pb2
 from google.rpc.status_pb2 import Status
 
+from millrace.files.v1 import file_pb2
 from millrace.jobs.v1 import job_pb2
 from millrace.jobs.v1 import jobs_service_pb2 as messages
 from millrace_client import (
@@ -305,3 +308,21 @@ async def test_addresses_and_organisation_come_from_the_environment(monkeypatch:
         async with Millrace() as client:
             await client.jobs.get("job_1")
     assert [request.org_id for request in jobs.requests] == ["from-environment"] * 2
+
+
+async def test_the_output_of_a_job_is_downloaded_and_described(tmp_path: Path) -> None:
+    content = b'{"rows": 3}'
+    described = file_pb2.File(
+        name="job_1.json", size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
+    )
+    description = messages.DownloadJobOutputResponse(file=described)
+    jobs = ScriptedJobs(
+        [description, messages.DownloadJobOutputResponse(chunk=content)],
+        [description, messages.DownloadJobOutputResponse(chunk=content[:1])],
+    )
+    async with client_of(jobs) as client:
+        await client.jobs.download_output("job_1", tmp_path)
+        file = await client.jobs.describe_output("job_1")
+    assert (tmp_path / "job_1.json").read_bytes() == content
+    assert (file.file_id, file.name, file.size_bytes) == ("", "job_1.json", len(content))
+    assert [(request.job_id, request.offset) for request in jobs.requests] == [("job_1", 0), ("job_1", 0)]

@@ -5,7 +5,6 @@ import pytest
 from millrace_database import (
     Database,
     datasets_repository,
-    files_repository,
     firing_statements,
     job_types_repository,
     schedule_statements,
@@ -30,7 +29,6 @@ async def _generic_plan(database: Database, statement: str) -> str:
 @pytest.mark.parametrize(
     ("statement", "index", "condition"),
     [
-        (files_repository._LIST, "files_by_org", "(org_id = $1) AND (file_id <"),
         (schedule_statements.LIST_OF_ORG, "scheduled_jobs_kept", "(org_id = $8) AND (schedule_id <"),
         (schedule_statements.LIST_ALL, "scheduled_jobs_pkey", "(schedule_id <"),
         (firing_statements.RESERVE_DUE, "scheduled_jobs_due", "(next_run_at <= now())"),

@@ -42,6 +42,7 @@ async def _system(database: Database, folder: Path) -> AsyncIterator[_System]:
         jobs_port=0,
         scheduler_port=0,
         worker_port=0,
+        files_port=0,
         data_dir=folder,
         shutdown_grace_seconds=3,
         webhook_allow_private=True,

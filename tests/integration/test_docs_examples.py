@@ -181,11 +181,11 @@ async def test_operators_set_how_long_jobs_of_a_type_are_kept(database: Database
 async def test_the_system_schedule_of_the_page_on_system_schedules_runs(
     database: Database, tmp_path: Path
 ) -> None:
-    _module("system-schedules.md", "storage:cleanup", "my_app.maintenance")
+    _module("system-schedules.md", "drafts:cleanup", "my_app.maintenance")
     await fetch(database, "CREATE TABLE my_app_drafts (expires_at timestamptz NOT NULL)")
     await fetch(database, "INSERT INTO my_app_drafts VALUES (now() - interval '1 hour'), ('infinity')")
     async with scheduling(database), worker(database, default_registry, tmp_path):
-        await make_due(database, "storage:cleanup")
-        row = await ended(database, "storage:cleanup")
+        await make_due(database, "drafts:cleanup")
+        row = await ended(database, "drafts:cleanup")
     assert (row["last_outcome"], row["cron"]) == ("completed", "0 * * * *")
     assert len(await fetch(database, "SELECT FROM my_app_drafts")) == 1

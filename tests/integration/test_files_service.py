@@ -1,6 +1,7 @@
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable
+import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,31 @@ from google.rpc import error_details_pb2
 from millrace.files.v1 import file_pb2, files_service_pb2
 from millrace_database.database import Database
 from millrace_database.ids import format_id, new_id
-from millrace_storage import FileStore, LocalObjectStore
-from support.jobs_api import JobsApi, detail, eventually, refusal, refused_fields, serving, status_of
-
-MEBIBYTE = 1024 * 1024
-CONTENT = b"name,price\nbolt,3\n"
+from millrace_runtime.settings import Settings
+from millrace_storage import LocalObjectStore, open_file_store
+from support.files_api import (
+    CONTENT,
+    MEBIBYTE,
+    chunk,
+    content_of,
+    download,
+    get,
+    header,
+    rows,
+    send,
+    stored,
+    upload,
+)
+from support.jobs_api import (
+    JobsApi,
+    detail,
+    eventually,
+    refusal,
+    refused_fields,
+    serving,
+    status_of,
+    violations,
+)
 
 
 @pytest.fixture
@@ -24,61 +45,19 @@ async def api(database: Database, tmp_path: Path) -> AsyncIterator[JobsApi]:
         yield api
 
 
-def _header(**fields: Any) -> files_service_pb2.UploadFileRequest:
-    header = files_service_pb2.UploadFileHeader(**{"org_id": "acme", "name": "prices.csv", **fields})
-    return files_service_pb2.UploadFileRequest(header=header)
-
-
-def _chunk(content: bytes) -> files_service_pb2.UploadFileRequest:
-    return files_service_pb2.UploadFileRequest(chunk=content)
-
-
-async def _send(api: JobsApi, messages: Iterable[files_service_pb2.UploadFileRequest]) -> file_pb2.File:
-    async def all_messages() -> AsyncIterator[files_service_pb2.UploadFileRequest]:
-        for message in messages:
-            yield message
-
-    return (await api.files.UploadFile(all_messages())).file
-
-
-async def _upload(api: JobsApi, content: bytes = CONTENT, **fields: Any) -> file_pb2.File:
-    chunks = [content[start : start + MEBIBYTE] for start in range(0, len(content), MEBIBYTE)]
-    return await _send(api, [_header(**fields), *(_chunk(chunk) for chunk in chunks)])
-
-
-async def _download(
-    api: JobsApi, file_id: str, org_id: str = "acme"
-) -> list[files_service_pb2.DownloadFileResponse]:
-    request = files_service_pb2.DownloadFileRequest(org_id=org_id, file_id=file_id)
-    return [response async for response in api.files.DownloadFile(request)]
-
-
-async def _get(api: JobsApi, file_id: str, org_id: str = "acme") -> file_pb2.File:
-    request = files_service_pb2.GetFileRequest(org_id=org_id, file_id=file_id)
-    return (await api.files.GetFile(request)).file
-
-
-def _stored(folder: Path) -> list[Path]:
-    """Return all files in the object store, half-written ones included."""
-    return [path for path in (folder / "files").rglob("*") if path.is_file()]
-
-
-async def _rows(database: Database) -> int:
-    async with database.connection() as connection:
-        count: int = await connection.fetchval("SELECT count(*) FROM files")
-    return count
-
-
 async def test_a_file_comes_back_as_it_was(api: JobsApi) -> None:
     content = bytes(range(256)) * 10_000 + b"end"
 
-    file = await _upload(api, content, name="Mäuse 1.bin")
+    file = await upload(api, content, name="Mäuse 1.bin")
 
     assert (file.name, file.org_id, file.size_bytes) == ("Mäuse 1.bin", "acme", len(content))
     assert file.sha256 == hashlib.sha256(content).hexdigest()
     assert (file.created_by, file.job_id) == ("anonymous", "")
-    assert await _get(api, file.file_id) == file
-    first, *chunks = await _download(api, file.file_id)
+    assert file.state == file_pb2.FILE_STATE_PERSISTENT
+    assert not file.HasField("expires_at")
+    assert not file.HasField("deleted_at")
+    assert await get(api, file.file_id) == file
+    first, *chunks = await download(api, file.file_id)
     assert first.file == file
     assert all(0 < len(response.chunk) <= MEBIBYTE for response in chunks)
     assert all(len(response.chunk) >= MEBIBYTE // 4 for response in chunks[:-1])
@@ -86,16 +65,52 @@ async def test_a_file_comes_back_as_it_was(api: JobsApi) -> None:
 
 
 async def test_an_empty_file_is_a_file(api: JobsApi) -> None:
-    file = await _upload(api, b"", size_bytes=0)
+    file = await upload(api, b"", size_bytes=0)
 
     assert file.size_bytes == 0
-    assert [response.WhichOneof("part") for response in await _download(api, file.file_id)] == ["file"]
+    assert [response.WhichOneof("part") for response in await download(api, file.file_id)] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "expected"),
+    [
+        (0, 0, slice(None)),
+        (5, 0, slice(5, None)),
+        (0, 7, slice(7)),
+        (MEBIBYTE - 3, 7, slice(MEBIBYTE - 3, MEBIBYTE + 4)),
+        (MEBIBYTE, MEBIBYTE, slice(MEBIBYTE, 2 * MEBIBYTE)),
+        (7, 2**63 - 1, slice(7, None)),
+        (3 * MEBIBYTE - 1, 1, slice(-1, None)),
+        (3 * MEBIBYTE, 0, slice(0, 0)),
+        (3 * MEBIBYTE, 5, slice(0, 0)),
+    ],
+)
+async def test_a_part_of_a_file_is_downloaded_alone(
+    api: JobsApi, offset: int, length: int, expected: slice
+) -> None:
+    content = bytes(number * 7 % 251 for number in range(3 * MEBIBYTE))
+    file = await upload(api, content, name="a.bin")
+
+    first, *chunks = await download(api, file.file_id, offset=offset, length=length)
+
+    assert first.file == file
+    assert b"".join(response.chunk for response in chunks) == content[expected]
+
+
+async def test_a_part_behind_the_end_is_out_of_range(api: JobsApi) -> None:
+    file = await upload(api)
+
+    for offset in (len(CONTENT) + 1, 2**63 - 1):
+        error = await refusal(download(api, file.file_id, offset=offset))
+        assert error.code() is grpc.StatusCode.OUT_OF_RANGE
+        assert violations(status_of(error)) == {"offset": f"lies behind the end, which is at {len(CONTENT)}"}
+    assert await content_of(api, file.file_id, offset=len(CONTENT) - 2) == CONTENT[-2:]
 
 
 async def test_what_is_announced_is_checked_and_kept(api: JobsApi) -> None:
     sha256 = hashlib.sha256(CONTENT).hexdigest()
 
-    file = await _upload(
+    file = await upload(
         api,
         size_bytes=len(CONTENT),
         sha256=sha256.upper(),
@@ -118,7 +133,7 @@ async def test_what_is_announced_is_checked_and_kept(api: JobsApi) -> None:
     ],
 )
 async def test_the_content_type_is_guessed_from_the_name(api: JobsApi, name: str, content_type: str) -> None:
-    assert (await _upload(api, name=name)).content_type == content_type
+    assert (await upload(api, b"", name=name)).content_type == content_type
 
 
 @pytest.mark.parametrize(
@@ -134,60 +149,60 @@ async def test_the_content_type_is_guessed_from_the_name(api: JobsApi, name: str
 async def test_content_that_is_not_what_was_announced_leaves_nothing(
     api: JobsApi, database: Database, tmp_path: Path, announced: dict[str, Any], field: str
 ) -> None:
-    assert set(await refused_fields(_upload(api, **announced))) == {field}
+    assert set(await refused_fields(upload(api, **announced))) == {field}
 
-    assert _stored(tmp_path) == []
-    assert await _rows(database) == 0
+    assert stored(tmp_path) == []
+    assert await rows(database) == 0
 
 
 @pytest.mark.parametrize(
     ("last", "field"),
     [
-        (_header(), "chunk"),
+        (header(), "chunk"),
         (files_service_pb2.UploadFileRequest(), "chunk"),
-        (_chunk(bytes(MEBIBYTE + 1)), "chunk"),
+        (chunk(bytes(MEBIBYTE + 1)), "chunk"),
     ],
 )
 async def test_a_message_that_is_no_chunk_ends_the_upload_and_leaves_nothing(
     api: JobsApi, database: Database, tmp_path: Path, last: files_service_pb2.UploadFileRequest, field: str
 ) -> None:
-    messages = [_header(), _chunk(bytes(MEBIBYTE)), last]
+    messages = [header(), chunk(bytes(MEBIBYTE)), last]
 
-    assert set(await refused_fields(_send(api, messages))) == {field}
+    assert set(await refused_fields(send(api, messages))) == {field}
 
-    assert _stored(tmp_path) == []
-    assert await _rows(database) == 0
+    assert stored(tmp_path) == []
+    assert await rows(database) == 0
 
 
 async def test_an_aborted_upload_leaves_nothing(api: JobsApi, database: Database, tmp_path: Path) -> None:
     call = api.files.UploadFile()
-    await call.write(_header())
+    await call.write(header())
     for _ in range(4):
-        await call.write(_chunk(bytes(MEBIBYTE)))
+        await call.write(chunk(bytes(MEBIBYTE)))
 
     async def has_begun() -> bool:
-        return _stored(tmp_path) != []
+        return stored(tmp_path) != []
 
     async def is_clean() -> bool:
-        return _stored(tmp_path) == []
+        return stored(tmp_path) == []
 
     await eventually(has_begun)
     call.cancel()
     await eventually(is_clean)
-    assert await _rows(database) == 0
+    assert await rows(database) == 0
 
 
 async def test_a_download_goes_no_further_than_the_caller_reads(
     api: JobsApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = await _upload(api, bytes(24 * MEBIBYTE))
+    file = await upload(api, bytes(24 * MEBIBYTE))
     read = 0
     read_chunk = LocalObjectStore._read_chunk
 
-    def counted(self: LocalObjectStore, key: str, start: int, length: int) -> bytes:
+    def counted(self: LocalObjectStore, key: str, found: os.stat_result, start: int, length: int) -> bytes:
         nonlocal read
         read += length
-        return read_chunk(self, key, start, length)
+        return read_chunk(self, key, found, start, length)
 
     monkeypatch.setattr(LocalObjectStore, "_read_chunk", counted)
     request = files_service_pb2.DownloadFileRequest(org_id="acme", file_id=file.file_id)
@@ -209,15 +224,15 @@ async def test_a_download_goes_no_further_than_the_caller_reads(
 
 
 async def test_content_that_is_gone_is_data_loss(api: JobsApi, tmp_path: Path) -> None:
-    file = await _upload(api)
-    (stored,) = _stored(tmp_path)
-    stored.unlink()
+    file = await upload(api)
+    (path,) = stored(tmp_path)
+    path.unlink()
 
-    error = await refusal(_download(api, file.file_id))
+    error = await refusal(download(api, file.file_id))
 
     assert error.code() is grpc.StatusCode.DATA_LOSS
     assert file.file_id in str(error.details())
-    assert await _get(api, file.file_id) == file
+    assert await get(api, file.file_id) == file
 
 
 async def test_a_file_that_a_job_made_names_it(api: JobsApi, database: Database, tmp_path: Path) -> None:
@@ -225,19 +240,25 @@ async def test_a_file_that_a_job_made_names_it(api: JobsApi, database: Database,
         yield CONTENT
 
     job_id = new_id()
-    store = FileStore(database, LocalObjectStore(tmp_path / "files"))
-    saved = await store.save(
-        org_id="acme", name="a.txt", content_type="text/plain", created_by="", chunks=content(), job_id=job_id
-    )
+    async with open_file_store(database, Settings(data_dir=tmp_path)) as store:
+        saved = await store.save(
+            org_id="acme",
+            name="a.txt",
+            content_type="text/plain",
+            created_by="",
+            chunks=content(),
+            job_id=job_id,
+            state="with_job",
+        )
 
-    file = await _get(api, format_id("file", saved.file_id))
+    file = await get(api, format_id("file", saved.file_id))
 
-    assert file.job_id == format_id("job", job_id)
+    assert (file.job_id, file.state) == (format_id("job", job_id), file_pb2.FILE_STATE_WITH_JOB)
 
 
-@pytest.mark.parametrize("act", [_get, _download])
+@pytest.mark.parametrize("act", [get, download])
 async def test_a_file_of_another_organisation_is_not_found(api: JobsApi, act: Any) -> None:
-    theirs = await _upload(api, org_id="other")
+    theirs = await upload(api, org_id="other")
 
     for file_id in (theirs.file_id, "file_" + "0" * 32):
         error = await refusal(act(api, file_id))
@@ -248,8 +269,8 @@ async def test_a_file_of_another_organisation_is_not_found(api: JobsApi, act: An
 
 
 async def test_files_are_listed_newest_first_in_pages(api: JobsApi) -> None:
-    uploaded = [await _upload(api, name=f"{number}.csv") for number in range(5)]
-    await _upload(api, org_id="other")
+    uploaded = [await upload(api, name=f"{number}.csv") for number in range(5)]
+    await upload(api, org_id="other")
 
     async def page(token: str, org_id: str = "acme") -> files_service_pb2.ListFilesResponse:
         request = files_service_pb2.ListFilesRequest(org_id=org_id, page_size=2, page_token=token)
@@ -263,7 +284,7 @@ async def test_files_are_listed_newest_first_in_pages(api: JobsApi) -> None:
         token = found.next_page_token
         if not token:
             break
-        await _upload(api, name="later.csv")
+        await upload(api, name="later.csv")
 
     assert listed == uploaded[::-1]
     first = await page("")

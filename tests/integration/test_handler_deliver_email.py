@@ -1,70 +1,25 @@
-import asyncio
-import email.policy
 import socket
-import ssl
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from email.message import EmailMessage
-from email.parser import BytesParser
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from aiosmtpd.smtp import AuthResult, LoginPassword
 
 from millrace_database.database import Database
-from millrace_storage import FileStore, open_object_store
 from millrace_worker import JobError
 from millrace_worker.delivery_settings import DeliverySettings, MailServer
 from millrace_worker.handlers.email_message import MAX_ATTACHED_BYTES, compose
 from support.deliveries import MADE, SCHEDULED_TIME, end_job
 from support.handler_runs import HandlerRuns, call
+from support.local_files import local_files
+from support.mail import Mailbox, mail_server
 from support.tls import certificate_file, server_context
 
 TYPE = "deliveries:email"
 _PASSWORD = "a-long-passphrase"  # noqa: S105
-
-
-@dataclass
-class _Mailbox:
-    """Takes mail, unless it is told to answer something else to RCPT (by address) or DATA."""
-
-    refusals: dict[str, str] = field(default_factory=dict)
-    answer: str = "250 OK"
-    envelopes: list[Envelope] = field(default_factory=list)
-
-    async def handle_RCPT(  # noqa: N802
-        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
-    ) -> str:
-        if address in self.refusals:
-            return self.refusals[address]
-        envelope.rcpt_tos.append(address)
-        return "250 OK"
-
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
-        if self.answer.startswith("250"):
-            self.envelopes.append(envelope)
-        return self.answer
-
-    def message(self) -> EmailMessage:
-        [envelope] = self.envelopes
-        assert isinstance(envelope.content, bytes)
-        message = BytesParser(policy=email.policy.default).parsebytes(envelope.content)
-        assert isinstance(message, EmailMessage)
-        return message
-
-
-@asynccontextmanager
-async def _serving(
-    mailbox: _Mailbox, *, tls: ssl.SSLContext | None = None, **options: Any
-) -> AsyncIterator[int]:
-    """A mail server on any free port of this machine."""
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: SMTP(mailbox, loop=loop, **options), "127.0.0.1", 0, ssl=tls)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
 
 
 def _settings(port: int, **more: Any) -> DeliverySettings:
@@ -73,14 +28,14 @@ def _settings(port: int, **more: Any) -> DeliverySettings:
 
 
 @pytest.fixture
-def mailbox() -> _Mailbox:
-    return _Mailbox()
+def mailbox() -> Mailbox:
+    return Mailbox()
 
 
 @pytest.fixture
-async def runs(database: Database, tmp_path: Path, mailbox: _Mailbox) -> AsyncIterator[HandlerRuns]:
-    files = FileStore(database, open_object_store("local", data_dir=tmp_path))
-    async with _serving(mailbox) as port:
+async def runs(database: Database, tmp_path: Path, mailbox: Mailbox) -> AsyncIterator[HandlerRuns]:
+    files = local_files(database, tmp_path)
+    async with mail_server(mailbox) as port:
         yield HandlerRuns(database, files, delivery=_settings(port))
 
 
@@ -104,7 +59,7 @@ def _text(message: EmailMessage) -> str:
     return str(body.get_content()).replace("\r\n", "\n")
 
 
-async def test_without_a_text_a_few_plain_lines_are_sent(runs: HandlerRuns, mailbox: _Mailbox) -> None:
+async def test_without_a_text_a_few_plain_lines_are_sent(runs: HandlerRuns, mailbox: Mailbox) -> None:
     file_id = await runs.upload(b"a;b\n", "sales.csv")
     job_id = await _ended(runs, {"file_id": file_id})
     context = await runs.claimed(TYPE)
@@ -122,7 +77,7 @@ async def test_without_a_text_a_few_plain_lines_are_sent(runs: HandlerRuns, mail
     )
 
 
-async def test_variables_are_replaced_once(runs: HandlerRuns, mailbox: _Mailbox) -> None:
+async def test_variables_are_replaced_once(runs: HandlerRuns, mailbox: Mailbox) -> None:
     await _ended(
         runs,
         error=("DISK_FULL", "No {{link}} — größer"),
@@ -137,7 +92,7 @@ async def test_variables_are_replaced_once(runs: HandlerRuns, mailbox: _Mailbox)
     assert _text(message).rstrip() == f"{MADE} at {SCHEDULED_TIME}: DISK_FULL: No {{{{link}}}} — größer||"
 
 
-async def test_a_file_is_attached_if_asked_for(runs: HandlerRuns, mailbox: _Mailbox) -> None:
+async def test_a_file_is_attached_if_asked_for(runs: HandlerRuns, mailbox: Mailbox) -> None:
     content = bytes(range(256)) * 100
     file_id = await runs.upload(content, "größe\n.pdf", content_type="application/pdf")
     await _ended(runs, {"file_id": file_id}, attach=True, body="See {{file_name}}")
@@ -148,7 +103,7 @@ async def test_a_file_is_attached_if_asked_for(runs: HandlerRuns, mailbox: _Mail
     assert _text(mailbox.message()).rstrip() == "See größe\n.pdf"
 
 
-async def test_there_is_a_link_to_a_file_that_is_too_large(runs: HandlerRuns, mailbox: _Mailbox) -> None:
+async def test_there_is_a_link_to_a_file_that_is_too_large(runs: HandlerRuns, mailbox: Mailbox) -> None:
     file_id = await runs.upload(bytes(MAX_ATTACHED_BYTES + 1), "large.bin")
     await _ended(runs, {"file_id": file_id}, attach=True, body="Here you are.")
     assert not (await call(await runs.claimed(TYPE))).attached
@@ -157,7 +112,7 @@ async def test_there_is_a_link_to_a_file_that_is_too_large(runs: HandlerRuns, ma
 
 
 async def test_a_large_file_is_encoded_beside_the_event_loop(
-    runs: HandlerRuns, mailbox: _Mailbox, monkeypatch: pytest.MonkeyPatch
+    runs: HandlerRuns, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = []
 
@@ -180,7 +135,7 @@ async def test_a_large_file_is_encoded_beside_the_event_loop(
     ],
 )
 async def test_what_the_server_answers_says_whether_it_is_tried_again(
-    runs: HandlerRuns, mailbox: _Mailbox, answer: str, code: str, retryable: bool
+    runs: HandlerRuns, mailbox: Mailbox, answer: str, code: str, retryable: bool
 ) -> None:
     mailbox.answer = answer
     await _ended(runs)
@@ -188,7 +143,7 @@ async def test_what_the_server_answers_says_whether_it_is_tried_again(
     assert (error.code, error.retryable, answer in error.message) == (code, retryable, True)
 
 
-async def test_the_server_may_refuse_some_of_the_addresses(runs: HandlerRuns, mailbox: _Mailbox) -> None:
+async def test_the_server_may_refuse_some_of_the_addresses(runs: HandlerRuns, mailbox: Mailbox) -> None:
     mailbox.refusals = {"bob@acme.test": "550 Who is that?"}
     await _ended(runs)
     output = await call(await runs.claimed(TYPE))
@@ -197,7 +152,7 @@ async def test_the_server_may_refuse_some_of_the_addresses(runs: HandlerRuns, ma
 
 @pytest.mark.parametrize(("other", "retryable"), [("550 Who is that?", False), ("450 Busy", True)])
 async def test_when_all_are_refused_it_is_tried_again_if_one_may_be_taken_later(
-    runs: HandlerRuns, mailbox: _Mailbox, other: str, retryable: bool
+    runs: HandlerRuns, mailbox: Mailbox, other: str, retryable: bool
 ) -> None:
     mailbox.refusals = {"ann@acme.test": "550 Who is that?", "bob@acme.test": other}
     await _ended(runs)
@@ -231,8 +186,8 @@ async def test_the_worker_logs_in(runs: HandlerRuns, password: str) -> None:
         return AuthResult(success=is_right, handled=False)
 
     await _ended(runs)
-    mailbox = _Mailbox()
-    async with _serving(mailbox, authenticator=check, auth_require_tls=False, auth_required=True) as port:
+    mailbox = Mailbox()
+    async with mail_server(mailbox, authenticator=check, auth_require_tls=False, auth_required=True) as port:
         runs.delivery = _settings(port, username="mill", password=password)
         if password == _PASSWORD:
             await call(await runs.claimed(TYPE))
@@ -243,7 +198,7 @@ async def test_the_worker_logs_in(runs: HandlerRuns, password: str) -> None:
 
 
 async def test_a_server_without_encryption_gets_no_mail_when_that_is_asked_for(
-    runs: HandlerRuns, mailbox: _Mailbox
+    runs: HandlerRuns, mailbox: Mailbox
 ) -> None:
     server = runs.delivery.mail_server
     assert server is not None
@@ -265,11 +220,11 @@ async def test_mail_goes_to_servers_with_a_valid_certificate_only(
     if is_trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate_file(tmp_path)))
     context = server_context(tmp_path)
-    mailbox = _Mailbox()
+    mailbox = Mailbox()
     serving = (
-        _serving(mailbox, tls=context)
+        mail_server(mailbox, tls=context)
         if tls == "tls"
-        else _serving(mailbox, tls_context=context, require_starttls=True)
+        else mail_server(mailbox, tls_context=context, require_starttls=True)
     )
     await _ended(runs)
     async with serving as port:

@@ -5,17 +5,17 @@ import pytest
 
 from millrace_database.database import Database
 from millrace_database.ids import parse_id
-from millrace_storage import FileStore, open_object_store
 from millrace_worker import JobError
 from support.deliveries import end_job
 from support.handler_runs import HandlerRuns, call
+from support.local_files import local_files
 
 TYPE = "deliveries:storage"
 
 
 @pytest.fixture
 def runs(database: Database, tmp_path: Path) -> HandlerRuns:
-    return HandlerRuns(database, FileStore(database, open_object_store("local", data_dir=tmp_path)))
+    return HandlerRuns(database, local_files(database, tmp_path))
 
 
 async def _ended(runs: HandlerRuns, path: str, output: Any, **schedule: Any) -> None:
@@ -33,6 +33,7 @@ async def test_the_file_is_copied_under_its_path(runs: HandlerRuns) -> None:
     assert output.path == ".._N_S/2026-03-29/sales.csv"
     assert output.bytes == 4
     copy = await runs.record(output.file_id)
+    assert copy.state == "persistent"
     assert (copy.name, copy.content_type, copy.job_id) == (
         output.path,
         "text/csv",

@@ -15,7 +15,6 @@ from millrace_database.database import Database
 from millrace_database.ids import format_id, parse_id
 from millrace_database.job_control import retry_job
 from millrace_database.job_lifecycle import claim_jobs, complete_jobs
-from millrace_storage import FileStore, open_object_store
 from millrace_worker import JobError
 from millrace_worker.delivery_settings import DeliverySettings
 from millrace_worker.handlers import webhook_sending
@@ -30,6 +29,7 @@ from support.deliveries import (
     webhook_server,
 )
 from support.handler_runs import HandlerRuns, call
+from support.local_files import local_files
 from support.queue_samples import new_worker
 from support.tls import server_context
 from support.worker_runs import fetch, finished, worker
@@ -40,7 +40,7 @@ _PRIVATE = DeliverySettings(allow_private=True, download_link="https://files.tes
 
 @pytest.fixture
 def runs(database: Database, tmp_path: Path) -> HandlerRuns:
-    files = FileStore(database, open_object_store("local", data_dir=tmp_path))
+    files = local_files(database, tmp_path)
     return HandlerRuns(database, files, delivery=_PRIVATE)
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from millrace_database.database import Database
 from millrace_database.jobs_repository import JobRecord
-from millrace_storage import FileStore, open_object_store
 from millrace_worker.registry import load_handlers
 from support.handler_runs import HandlerRuns
+from support.local_files import local_files
 from support.worker_runs import create, finished, worker
 
 AIRPORTS = Path(__file__).parents[2] / "examples" / "data" / "airports.csv"
@@ -22,7 +22,7 @@ AIRPORTS = Path(__file__).parents[2] / "examples" / "data" / "airports.csv"
 async def runs(database: Database, tmp_path: Path) -> AsyncIterator[HandlerRuns]:
     """Files where the worker that runs meanwhile has them."""
     async with worker(database, load_handlers(["millrace_worker.handlers"]), tmp_path):
-        yield HandlerRuns(database, FileStore(database, open_object_store("local", data_dir=tmp_path)))
+        yield HandlerRuns(database, local_files(database, tmp_path))
 
 
 async def job(runs: HandlerRuns, type_: str, input_: Mapping[str, Any]) -> JobRecord:

@@ -9,14 +9,15 @@ import pytest
 
 from millrace_database.database import Database
 from millrace_database.ids import new_id, parse_id
-from millrace_storage import FileStore, LocalObjectStore
+from millrace_storage import FileFilters, LeaseLost
 from millrace_worker import JobError
 from support.handler_runs import HandlerRuns, call
+from support.local_files import local_files
 
 
 @pytest.fixture
 def runs(database: Database, tmp_path: Path) -> HandlerRuns:
-    return HandlerRuns(database, FileStore(database, LocalObjectStore(tmp_path / "objects")))
+    return HandlerRuns(database, local_files(database, tmp_path))
 
 
 async def archive(runs: HandlerRuns, *file_ids: str, **options: Any) -> Any:
@@ -54,6 +55,38 @@ async def test_the_archive_is_a_file_of_the_job(runs: HandlerRuns) -> None:
     assert record.content_type == "application/zip"
     assert record.created_by == "ann"
     assert record.job_id == parse_id("job", context.job_id)
+    assert (record.state, record.expires_at) == ("with_job", None)
+
+
+async def test_a_worker_that_lost_the_job_makes_no_file(runs: HandlerRuns, tmp_path: Path) -> None:
+    file_id = await runs.upload(b"x", "x.txt")
+    stale = await runs.context("files:archive", {"file_ids": [file_id]})
+    again = await runs.claimed_again(stale)
+
+    with pytest.raises(LeaseLost):
+        await call(stale)
+
+    assert len(await runs.files.list("acme", FileFilters(), None, 10)) == 1
+    assert len([path for path in (tmp_path / "files").rglob("*") if path.is_file()]) == 1
+    assert await call(again)
+
+
+async def test_an_archive_that_there_is_no_room_for(runs: HandlerRuns) -> None:
+    file_id = await runs.upload(b"x", "x.txt")
+    await runs.files.set_limits("acme", None, 1, None)
+
+    with pytest.raises(JobError) as caught:
+        await archive(runs, file_id)
+
+    assert (caught.value.code, caught.value.retryable) == ("FILE_LIMIT_EXCEEDED", False)
+
+
+async def test_a_deleted_file_is_not_found(runs: HandlerRuns) -> None:
+    file_id = await runs.upload(b"x", "x.txt")
+    await runs.files.delete("acme", parse_id("file", file_id))
+
+    with pytest.raises(JobError, match="FILE_NOT_FOUND"):
+        await archive(runs, file_id)
 
 
 async def test_files_of_one_name_get_numbers(runs: HandlerRuns) -> None:
@@ -103,15 +136,15 @@ async def test_a_file_that_is_not_there_is_named_and_nothing_is_made(
         await archive(runs, there, missing)
     assert (caught.value.code, caught.value.retryable) == ("FILE_NOT_FOUND", False)
     assert missing in caught.value.message
-    assert [record.name for record in await runs.files.list("acme", None, 10)] == ["x.txt"]
+    assert [record.name for record in await runs.files.list("acme", FileFilters(), None, 10)] == ["x.txt"]
 
 
 async def test_content_that_is_gone_is_named_and_nothing_is_made(runs: HandlerRuns, tmp_path: Path) -> None:
     there = await runs.upload(b"x" * 200_000, "x.txt")
-    objects = {path for path in (tmp_path / "objects").rglob("*") if path.is_file()}
+    objects = {path for path in (tmp_path / "files").rglob("*") if path.is_file()}
     gone = await runs.upload(b"y", "y.txt")
-    for path in {path for path in (tmp_path / "objects").rglob("*") if path.is_file()} - objects:
+    for path in {path for path in (tmp_path / "files").rglob("*") if path.is_file()} - objects:
         path.unlink()
     with pytest.raises(JobError, match=f"FILE_NOT_FOUND: the content of {gone}"):
         await archive(runs, there, gone)
-    assert len(await runs.files.list("acme", None, 10)) == 2
+    assert len(await runs.files.list("acme", FileFilters(), None, 10)) == 2

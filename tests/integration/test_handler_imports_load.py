@@ -10,10 +10,12 @@ import pytest
 
 from millrace_database.database import Database
 from millrace_database.datasets_repository import LeaseLostError
-from millrace_storage import FileRecord, FileStore, LocalObjectStore
+from millrace_database.ids import parse_id
+from millrace_storage import FileRecord, FileStore
 from millrace_worker import JobContext, JobError
 from millrace_worker.context import ProgressUpdate
 from support.handler_runs import HandlerRuns, call
+from support.local_files import local_files
 
 AIRPORTS = Path(__file__).parents[2] / "examples" / "data" / "airports.csv"
 
@@ -22,7 +24,7 @@ MANY_ROWS = 45_000
 
 @pytest.fixture
 def runs(database: Database, tmp_path: Path) -> HandlerRuns:
-    return HandlerRuns(database, FileStore(database, LocalObjectStore(tmp_path / "objects")))
+    return HandlerRuns(database, local_files(database, tmp_path))
 
 
 def many_rows() -> bytes:
@@ -178,16 +180,29 @@ async def test_an_import_that_was_finished_says_the_same_when_it_runs_again(runs
     await assert_each_row_once(runs.database)
 
 
+async def test_a_finished_import_needs_its_file_no_more(runs: HandlerRuns) -> None:
+    file_id = await runs.upload(b"a\n1\n", "data.csv")
+    context = await runs.context("imports:load", {"file_id": file_id, "dataset": "data"})
+    output = await call(context)
+
+    await runs.files.delete("acme", parse_id("file", file_id), permanently=True)
+
+    assert await call(await runs.claimed_again(context)) == output
+    assert await rows_of(runs.database) == [{"a": "1"}]
+
+
 class PausingFiles(FileStore):
     """Content pauses in its middle until it may go on."""
 
-    def __init__(self, database: Database, root: Path) -> None:
-        super().__init__(database, LocalObjectStore(root))
+    def __init__(self, database: Database, files: FileStore) -> None:
+        super().__init__(database, files.stores)
         self.is_half_read = asyncio.Event()
         self.may_go_on = asyncio.Event()
 
-    async def open(self, org_id: str, file_id: UUID) -> tuple[FileRecord, AsyncIterator[bytes]]:
-        record, chunks = await super().open(org_id, file_id)
+    async def open(
+        self, org_id: str, file_id: UUID, *, start: int = 0, end: int | None = None
+    ) -> tuple[FileRecord, AsyncIterator[bytes]]:
+        record, chunks = await super().open(org_id, file_id, start=start, end=end)
         return record, self._pausing(chunks, record.size_bytes)
 
     async def _pausing(self, chunks: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:
@@ -200,8 +215,8 @@ class PausingFiles(FileStore):
                 await self.may_go_on.wait()
 
 
-async def test_a_worker_that_lost_the_job_writes_nothing_more(runs: HandlerRuns, tmp_path: Path) -> None:
-    pausing = PausingFiles(runs.database, tmp_path / "objects")
+async def test_a_worker_that_lost_the_job_writes_nothing_more(runs: HandlerRuns) -> None:
+    pausing = PausingFiles(runs.database, runs.files)
     file_id = await runs.upload(many_rows(), "data.csv")
     stale = await HandlerRuns(runs.database, pausing).context(
         "imports:load", {"file_id": file_id, "dataset": "data"}
@@ -224,8 +239,8 @@ async def _lost(context: JobContext[Any]) -> bool:
     return False
 
 
-async def test_a_cancelled_import_stops_and_can_go_on(runs: HandlerRuns, tmp_path: Path) -> None:
-    pausing = PausingFiles(runs.database, tmp_path / "objects")
+async def test_a_cancelled_import_stops_and_can_go_on(runs: HandlerRuns) -> None:
+    pausing = PausingFiles(runs.database, runs.files)
     file_id = await runs.upload(many_rows(), "data.csv")
     context = await HandlerRuns(runs.database, pausing).context(
         "imports:load", {"file_id": file_id, "dataset": "data"}
@@ -296,7 +311,7 @@ async def test_datasets_of_one_name_are_apart_in_each_organisation(runs: Handler
 
 async def test_a_file_whose_content_is_gone(runs: HandlerRuns, tmp_path: Path) -> None:
     file_id = await runs.upload(b"a\n1\n", "data.csv")
-    for path in (tmp_path / "objects").rglob("*"):
+    for path in (tmp_path / "files").rglob("*"):
         if path.is_file():
             path.unlink()
     with pytest.raises(JobError, match=f"FILE_NOT_FOUND: the content of {file_id}"):

@@ -12,10 +12,11 @@ import pytest
 
 from millrace_database.database import Database
 from millrace_database.ids import parse_id
-from millrace_storage import FileStore, LocalObjectStore
+from millrace_storage import FileFilters
 from millrace_worker import JobError
 from millrace_worker.handlers import reports_generate
 from support.handler_runs import HandlerRuns, call
+from support.local_files import local_files
 
 AIRPORTS = Path(__file__).parents[2] / "examples" / "data" / "airports.csv"
 
@@ -31,7 +32,7 @@ TOP_STATES = [("AK", 263), ("TX", 209), ("CA", 205)]
 
 @pytest.fixture
 def runs(database: Database, tmp_path: Path) -> HandlerRuns:
-    return HandlerRuns(database, FileStore(database, LocalObjectStore(tmp_path / "objects")))
+    return HandlerRuns(database, local_files(database, tmp_path))
 
 
 @pytest.fixture
@@ -149,7 +150,9 @@ async def test_says_why_a_report_cannot_be_made(
         await airports.run("reports:generate", {"dataset": "airports", "format": "csv", **query})
     assert (caught.value.code, caught.value.retryable) == ("INVALID_INPUT", False)
     assert reason in caught.value.message
-    assert [record.name for record in await airports.files.list("acme", None, 10)] == ["airports.csv"]
+    assert [record.name for record in await airports.files.list("acme", FileFilters(), None, 10)] == [
+        "airports.csv"
+    ]
 
 
 async def test_a_cancelled_report_stops_its_thread_and_leaves_nothing(
@@ -177,4 +180,4 @@ async def test_a_cancelled_report_stops_its_thread_and_leaves_nothing(
             await running
         await ended.wait()
     assert list((tmp_path / "temporary").iterdir()) == []
-    assert await runs.files.list("acme", None, 10) == []
+    assert await runs.files.list("acme", FileFilters(), None, 10) == []

@@ -26,6 +26,7 @@ _FAILED = 20_000
 _PAGE = 50
 _SCHEDULE = new_id()
 _SCHEDULE_OF_WAITING = new_id()
+_PARENT = new_id()
 
 # An organisation with nothing but waiting jobs, newer than the jobs of others, half of them for later.
 _FILL_WAITING = """
@@ -66,6 +67,12 @@ SELECT
 FROM generate_series(1, $1::integer) AS n, LATERAL (SELECT now() - n * interval '1 second' AS time) AS derived
 """
 
+# Every tenth job was made for another one, a few of the old ones for the same.
+_SET_PARENTS = """
+UPDATE jobs SET parent_job_id = CASE WHEN request_id::integer % 50000 = 48 THEN $1::uuid ELSE gen_random_uuid() END
+WHERE request_id::integer % 10 = 8
+"""
+
 
 @pytest.fixture(scope="module")
 def large_url(postgres_url: str) -> Iterator[str]:
@@ -75,6 +82,7 @@ def large_url(postgres_url: str) -> Iterator[str]:
 
 async def _filled(url: str, conn: asyncpg.Connection) -> str:
     await fill_jobs(conn, _JOBS, _SCHEDULE)
+    await conn.execute(_SET_PARENTS, _PARENT)
     await conn.execute(_FILL_WAITING, _WAITING, _SCHEDULE_OF_WAITING)
     await conn.execute(_FILL_FAILED, _FAILED)
     await conn.execute(_FILL_QUEUE)
@@ -150,6 +158,30 @@ async def test_a_list_reads_little_more_than_its_page(
 
     assert reads.rows["jobs"] <= most, reads.plan
     assert reads.rows["queue"] <= 2 * _PAGE, reads.plan
+
+
+@pytest.mark.parametrize("org_id", ["acme", None])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"statuses": ["completed"]},
+        {"statuses": ["pending", "failed"]},
+        {"types": ["imports:load", "reports:generate"]},
+        {"created_by": "ann"},
+        {"error_codes": ["RARE"]},
+        {"created_after": _ago(1000)},
+        {"metadata_json": '{"order": 100005}'},
+    ],
+)
+async def test_the_jobs_made_for_one_are_found_by_themselves(
+    conn: asyncpg.Connection, org_id: str | None, more: dict[str, Any]
+) -> None:
+    reads = await _reads(conn, JobFilters(org_id, parent_job_id=_PARENT, **more))
+
+    # 4 of them, read once to find them and once to show them.
+    assert reads.rows["jobs"] <= 2 * 4 * len(more.get("types", ["any"])), reads.plan
+    assert reads.rows["queue"] == 0, reads.plan
 
 
 _WHAT_WAITS = ["pending"]

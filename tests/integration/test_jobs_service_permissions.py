@@ -52,8 +52,8 @@ async def test_whoever_creates_is_recorded_as_the_creator(api: JobsApi) -> None:
 
 
 async def test_every_call_is_denied_in_another_organisation(api: JobsApi) -> None:
-    job = {"org_id": "other", "job_id": NO_JOB}
-    file = {"org_id": "other", "file_id": NO_FILE}
+    job: dict[str, Any] = {"org_id": "other", "job_id": NO_JOB}
+    file: dict[str, Any] = {"org_id": "other", "file_id": NO_FILE}
     batch = jobs_service_pb2.BatchCreateJobsRequest(
         org_id="other", requests=[jobs_service_pb2.CreateJobRequest(type=ANY_TYPE)]
     )
@@ -69,8 +69,39 @@ async def test_every_call_is_denied_in_another_organisation(api: JobsApi) -> Non
         api.files.ListFiles(files_service_pb2.ListFilesRequest(org_id="other")),
         anext(aiter(api.files.DownloadFile(files_service_pb2.DownloadFileRequest(**file)))),
         _upload(api, org_id="other"),
+        anext(aiter(api.jobs.DownloadJobOutput(jobs_service_pb2.DownloadJobOutputRequest(**job)))),
+        *_file_calls(api),
     ]
     assert [await _code(call) for call in calls] == [grpc.StatusCode.PERMISSION_DENIED] * len(calls)
+
+
+def _file_calls(api: JobsApi) -> list[Awaitable[Any]]:
+    """The other calls about files, each in another organisation."""
+    file: dict[str, Any] = {"org_id": "other", "file_id": NO_FILE}
+    upload = {"org_id": "other", "upload_id": "upload_" + "0" * 32}
+    begun = files_service_pb2.InitiateUploadRequest(org_id="other", name="a.csv", size_bytes=1)
+    return [
+        api.files.InitiateUpload(begun),
+        api.files.ConfirmUpload(files_service_pb2.ConfirmUploadRequest(**upload)),
+        api.files.CancelUpload(files_service_pb2.CancelUploadRequest(**upload)),
+        api.files.GetDownloadUrl(files_service_pb2.GetDownloadUrlRequest(**file)),
+        api.files.PersistFile(files_service_pb2.PersistFileRequest(**file)),
+        api.files.DeleteFile(files_service_pb2.DeleteFileRequest(**file)),
+        api.files.UndeleteFile(files_service_pb2.UndeleteFileRequest(**file)),
+        api.files.GetFileUsage(files_service_pb2.GetFileUsageRequest(org_id="other")),
+    ]
+
+
+async def test_only_an_operator_sets_the_limits_of_files(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = files_service_pb2.UpdateFileLimitsRequest(
+        org_id="acme", limits=files_service_pb2.FileLimitsUpdate(max_files=1)
+    )
+    assert await _code(api.files.UpdateFileLimits(change)) is grpc.StatusCode.PERMISSION_DENIED
+
+    _become(monkeypatch, Caller("op", frozenset(), frozenset({Role.OPERATOR})))
+    assert (await api.files.UpdateFileLimits(change)).usage.limits.max_files == 1
 
 
 async def test_only_an_operator_lists_all_organisations(
@@ -90,6 +121,10 @@ async def test_only_a_service_names_another_creator_or_a_schedule(
     assert await _code(api.create(created_by="bob")) is denied
     assert await _code(api.create(schedule_id=SCHEDULE)) is denied
     assert await _code(_upload(api, created_by="bob")) is denied
+    begun = files_service_pb2.InitiateUploadRequest(
+        org_id="acme", name="a.csv", size_bytes=1, created_by="bob"
+    )
+    assert await _code(api.files.InitiateUpload(begun)) is denied
 
     _become(monkeypatch, Caller("scheduler", None, frozenset({Role.SERVICE})))
     job = await api.create(created_by="bob", schedule_id=SCHEDULE)

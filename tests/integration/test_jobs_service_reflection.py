@@ -85,3 +85,18 @@ async def test_an_error_names_the_field(api: JobsApi) -> None:
 
 async def test_files_are_there_too(api: JobsApi) -> None:
     assert await _curl(api, "millrace.files.v1.FilesService/ListFiles", {"orgId": "acme"}) == (0, {})
+
+
+async def test_subscriptions_are_there_too(api: JobsApi) -> None:
+    service = "millrace.jobs.v1.SubscriptionsService"
+    request = {"orgId": "acme", "url": "https://example.com/", "eventTypes": ["job.failed"]}
+    code, created = await _curl(api, f"{service}/CreateSubscription", request)
+
+    assert code == 0
+    assert created["secret"].startswith("whsec_")
+    subscription = created["subscription"]
+    assert subscription["state"] == "SUBSCRIPTION_STATE_ENABLED"
+    assert await _curl(api, f"{service}/ListSubscriptions", {"orgId": "acme"}) == (
+        0,
+        {"subscriptions": [subscription]},
+    )

@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from millrace_database import attempt_records, dead_letters, job_statements
+from millrace_database import attempt_records, dead_letters, job_statements, subscription_event_statements
 from millrace_database.database import Database
 from millrace_database.ids import new_id
 from millrace_queue import (
@@ -48,6 +48,7 @@ _TABLES = (
     "jobs",
     "job_types",
     "job_attempts",
+    "job_subscriptions",
 )
 _ID = "('01890000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid"
 _WORKER = UUID("01890000-0000-7000-8000-ffffffffffff")
@@ -110,6 +111,10 @@ FROM generate_series(1, least($1::integer, 100)) AS n
     """
 INSERT INTO job_attempts (job_id, fence, attempt, outcome)
 SELECT <id>, n, 1, 'worker_lost' FROM generate_series(1, $1::integer) AS n
+    """,
+    """
+INSERT INTO job_subscriptions (subscription_id, org_id, url, secret, event_types)
+SELECT <id>, 'subscribed ' || n, 'https://example.com', 'whsec_', '{job.completed}' FROM generate_series(1, $1::integer) AS n
     """,
 )
 
@@ -233,6 +238,10 @@ _STATEMENTS: dict[str, tuple[str, list[Any]]] = {
     "snooze jobs": (job_statements.SNOOZE_JOBS, [_ids(_READY), _each(timedelta(hours=1)), _each(None)]),
     "report progress": (job_statements.REPORT_PROGRESS, [_ids(_HELD), _each(50), *[_each(None)] * 3]),
     "dead letters": (dead_letters._INSERT, [_ids(_READY), [new_id() for _ in _READY], 4]),
+    "events": (
+        subscription_event_statements.CREATE_EVENTS,
+        [[new_id() for _ in _READY], _ids(_READY), _ids(_READY), 4],
+    ),
     "attempts": (
         attempt_records._RECORD,
         [_ids(_READY), [-fence for fence in _HELD], _each("failed"), *[_each(None)] * 3],
@@ -257,6 +266,7 @@ _OF_JOBS = (
     "fail jobs",
     "cancel jobs",
     "dead letters",
+    "events",
     "attempts",
     *_WRITE_NO_INDEX,
 )

@@ -11,7 +11,14 @@ from sqlalchemy import Connection, text
 from typer import Typer
 from typer.testing import CliRunner
 
-from millrace_database import Database, UnsupportedServerError, is_unavailable, schedule_tables
+from millrace_database import (
+    Database,
+    UnsupportedServerError,
+    file_tables,
+    is_unavailable,
+    schedule_tables,
+    subscription_tables,
+)
 from millrace_database import migrate as migrate_module
 from millrace_database.connection_url import asyncpg_dsn, with_database
 from millrace_database.metadata import metadata
@@ -71,6 +78,7 @@ async def test_the_migrations_make_what_the_tables_say(empty_url: str, database_
         metadata.create_all(connection)
 
     assert jobs.metadata is schedule_tables.scheduled_jobs.metadata is metadata
+    assert file_tables.files.metadata is subscription_tables.job_subscriptions.metadata is metadata
     database = await Database.open(empty_url, application_name="test")
     async with database.session() as session:
         await session.run_sync(create)

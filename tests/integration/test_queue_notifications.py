@@ -110,7 +110,6 @@ async def test_a_lost_connection_is_replaced_and_missed_hints_are_made_up_for(da
 async def test_a_connection_that_went_silent_is_noticed(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notifications, "_PING_INTERVAL", 0.05)
     monkeypatch.setattr(notifications, "_PING_TIMEOUT", 0.05)
     inbox = _Inbox()
     connections: list[asyncpg.Connection] = []
@@ -119,7 +118,9 @@ async def test_a_connection_that_went_silent_is_noticed(
         connections.append(await database.direct_connection())
         return connections[-1]
 
-    listener = Listener(connect, {CHANNEL_READY: inbox.receive}, is_unavailable=is_unavailable)
+    listener = Listener(
+        connect, {CHANNEL_READY: inbox.receive}, is_unavailable=is_unavailable, ping_seconds=0.05
+    )
     async with _running(listener):
         await inbox.connected()
         # As when a firewall forgot the connection: nothing comes in, and nothing says so.

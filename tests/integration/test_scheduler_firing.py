@@ -228,7 +228,7 @@ async def test_no_firing_is_lost_while_the_jobs_service_is_away(database: Databa
     due_at = (await _stored(database, schedule_id))["next_run_at"]
     async with firing_alone(database, f"127.0.0.1:{port}"):
         await eventually(_reserved(database, schedule_id))
-        settings = Settings(jobs_port=port, data_dir=tmp_path)
+        settings = Settings(jobs_port=port, files_port=0, data_dir=tmp_path)
         async with running(jobs_definition, settings, database):
             await eventually(_moved(database, schedule_id), within=30)
 

@@ -1,14 +1,25 @@
 import asyncio
+import errno
 import os
 import threading
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from millrace_storage import InvalidKeyError, LocalObjectStore, ObjectMissingError, open_object_store
+from millrace_storage import (
+    InvalidKeyError,
+    LocalObjectStore,
+    ObjectMissingError,
+    StoreRefusedError,
+    StoreUnavailableError,
+    UnfinishedWrite,
+)
 from millrace_storage.local_object_store import _CHUNK_BYTES
+from support.object_stores import chunks_of, keys, put, read, unfinished_keys
 from support.polling import eventually
 
 KEY = "org-acme/4f/object"
@@ -19,92 +30,18 @@ def store(tmp_path: Path) -> LocalObjectStore:
     return LocalObjectStore(tmp_path / "root")
 
 
-async def _chunks(*chunks: bytes) -> AsyncIterator[bytes]:
-    for chunk in chunks:
-        yield chunk
-
-
-async def _read(store: LocalObjectStore, key: str, **bounds: int) -> bytes:
-    return b"".join([chunk async for chunk in await store.get(key, **bounds)])
-
-
-async def _keys(store: LocalObjectStore, prefix: str = "") -> list[str]:
-    return [stored.key async for stored in store.list(prefix)]
-
-
 def _all_files(store: LocalObjectStore) -> list[Path]:
-    return [path for path in store._root.rglob("*") if not path.is_dir()]
+    return [path for path in store.root.rglob("*") if not path.is_dir()]
 
 
-async def test_an_object_comes_back_as_it_was_put(store: LocalObjectStore) -> None:
-    content = os.urandom(3 * _CHUNK_BYTES + 17)
-    pieces = [content[start : start + 10_007] for start in range(0, len(content), 10_007)]
-    stored = await store.put(KEY, _chunks(*pieces))
-    assert stored.size_bytes == len(content)
-    assert await store.head(KEY) == stored
-    assert await _read(store, KEY) == content
-    chunks = [chunk async for chunk in await store.get(KEY)]
-    assert max(map(len, chunks)) <= 1 << 20
+def _all_folders(store: LocalObjectStore) -> list[str]:
+    return sorted(str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_dir())
 
 
-async def test_an_empty_object_is_an_object(store: LocalObjectStore) -> None:
-    await store.put(KEY, _chunks())
-    stored = await store.head(KEY)
-    assert stored is not None
-    assert stored.size_bytes == 0
-    assert await _read(store, KEY) == b""
-
-
-@pytest.mark.parametrize(
-    ("start", "end", "expected"),
-    [(0, None, b"0123456789"), (3, None, b"3456789"), (3, 5, b"34"), (0, 99, b"0123456789"), (10, None, b"")],
-)
-async def test_a_part_of_an_object(
-    store: LocalObjectStore, start: int, end: int | None, expected: bytes
-) -> None:
-    await store.put(KEY, _chunks(b"01234", b"56789"))
-    chunks = await store.get(KEY, start=start, end=end)
-    assert b"".join([chunk async for chunk in chunks]) == expected
-
-
-async def test_what_does_not_exist(store: LocalObjectStore) -> None:
-    assert await store.head(KEY) is None
-    assert await _keys(store) == []
-    await store.delete(KEY)
-    with pytest.raises(ObjectMissingError):
-        await store.get(KEY)
-    await store.put(KEY, _chunks(b"x"))
-    with pytest.raises(ObjectMissingError):
-        await store.get("org-acme/4f")
-    assert await store.head("org-acme/4f/object/below") is None
-
-
-async def test_putting_again_replaces(store: LocalObjectStore) -> None:
-    await store.put(KEY, _chunks(b"first, and longer"))
-    await store.put(KEY, _chunks(b"second"))
-    assert await _read(store, KEY) == b"second"
-    assert len(_all_files(store)) == 1
-
-
-async def test_deleting(store: LocalObjectStore) -> None:
-    for name in ("a", "b", "c"):
-        await store.put(f"org/{name}", _chunks(b"x"))
-    await store.delete("org/a")
-    await store.delete_many(["org/b", "org/none"])
-    assert await _keys(store) == ["org/c"]
-
-
-async def test_listing_by_prefix_in_the_order_of_the_keys(store: LocalObjectStore) -> None:
-    keys = ["a", "a-b/x", "a/x", "a/y/z", "ab", "b/1"]
-    for key in reversed([key for key in keys if key != "a"]):
-        await store.put(key, _chunks(b"x"))
-    keys.remove("a")
-    assert await _keys(store) == sorted(keys)
-    assert await _keys(store, "a/") == ["a/x", "a/y/z"]
-    assert await _keys(store, "a") == ["a-b/x", "a/x", "a/y/z", "ab"]
-    assert await _keys(store, "a/y/z") == ["a/y/z"]
-    assert await _keys(store, "c") == []
-    assert await _keys(store, "../") == []
+async def _waiting_after(content: bytes, waiting: asyncio.Event) -> AsyncIterator[bytes]:
+    yield content
+    waiting.set()
+    await asyncio.Event().wait()
 
 
 async def test_a_source_that_fails_leaves_nothing(store: LocalObjectStore) -> None:
@@ -112,22 +49,25 @@ async def test_a_source_that_fails_leaves_nothing(store: LocalObjectStore) -> No
         yield b"x" * (2 * _CHUNK_BYTES)
         raise ZeroDivisionError
 
-    await store.put(KEY, _chunks(b"before"))
+    await put(store, KEY, b"before")
     with pytest.raises(ZeroDivisionError):
         await store.put(KEY, failing())
-    assert await _read(store, KEY) == b"before"
+    assert await read(store, KEY) == b"before"
     assert len(_all_files(store)) == 1
+
+
+async def test_an_error_of_the_source_is_not_taken_for_one_of_the_store(store: LocalObjectStore) -> None:
+    async def failing() -> AsyncIterator[bytes]:
+        yield b"x"
+        raise OSError(errno.ENOSPC, "of the source")
+
+    with pytest.raises(OSError, match="of the source"):
+        await store.put(KEY, failing())
 
 
 async def test_cancelling_while_chunks_are_awaited_leaves_nothing(store: LocalObjectStore) -> None:
     waiting = asyncio.Event()
-
-    async def endless() -> AsyncIterator[bytes]:
-        yield b"x" * _CHUNK_BYTES
-        waiting.set()
-        await asyncio.Event().wait()
-
-    putting = asyncio.create_task(store.put(KEY, endless()))
+    putting = asyncio.create_task(store.put(KEY, _waiting_after(b"x" * _CHUNK_BYTES, waiting)))
     await waiting.wait()
     assert _all_files(store) != []
     putting.cancel()
@@ -136,70 +76,63 @@ async def test_cancelling_while_chunks_are_awaited_leaves_nothing(store: LocalOb
     assert _all_files(store) == []
 
 
+@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("step", ["_begin", "_append", "_sync", "_publish"])
 async def test_cancelling_while_a_thread_works_leaves_nothing(
-    store: LocalObjectStore, monkeypatch: pytest.MonkeyPatch, step: str
+    store: LocalObjectStore, monkeypatch: pytest.MonkeyPatch, step: str, times: int
 ) -> None:
-    began, go_on = threading.Event(), threading.Event()
+    began, go_on, ended = threading.Event(), threading.Event(), threading.Event()
     original = getattr(store, step)
 
     def slow(*arguments: object) -> object:
         began.set()
         go_on.wait(10)
-        return original(*arguments)
+        try:
+            return original(*arguments)
+        finally:
+            ended.set()
 
     monkeypatch.setattr(store, step, slow)
-    putting = asyncio.create_task(store.put(KEY, _chunks(b"x")))
+    putting = asyncio.create_task(put(store, KEY))
     assert await asyncio.to_thread(began.wait, 10)
-    putting.cancel()
-    # Enough for a removal that does not wait for the step.
-    await asyncio.sleep(0.05)
+    for _ in range(times):
+        putting.cancel()
+        # Enough for a removal that does not wait for the step.
+        await asyncio.sleep(0.05)
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await putting
-    await asyncio.sleep(0.05)
+    assert await asyncio.to_thread(ended.wait, 10)
     assert _all_files(store) == []
     assert await store.head(KEY) is None
 
 
-async def test_an_object_is_never_seen_half(store: LocalObjectStore) -> None:
-    resume = asyncio.Event()
-
-    async def slow() -> AsyncIterator[bytes]:
-        yield b"x" * _CHUNK_BYTES
-        await resume.wait()
-        yield b"y"
-
-    putting = asyncio.create_task(store.put(KEY, slow()))
-    await eventually(lambda: asyncio.to_thread(_all_files, store))
-    assert await store.head(KEY) is None
-    assert await _keys(store) == []
-    resume.set()
-    await putting
-    assert await _keys(store) == [KEY]
-
-
-async def test_a_reader_of_a_deleted_object_is_told(store: LocalObjectStore) -> None:
-    await store.put(KEY, _chunks(b"x" * (3 * _CHUNK_BYTES)))
-    chunks = await store.get(KEY)
-    await anext(chunks)
-    await store.delete(KEY)
-    with pytest.raises(ObjectMissingError):
+async def test_a_reader_of_a_deleted_or_replaced_object_is_told(store: LocalObjectStore) -> None:
+    for instead in (None, b"y" * (3 * _CHUNK_BYTES)):
+        await put(store, KEY, b"x" * (3 * _CHUNK_BYTES))
+        chunks = await store.get(KEY)
         await anext(chunks)
+        if instead is None:
+            await store.delete(KEY)
+        else:
+            await put(store, KEY, instead)
+        with pytest.raises(ObjectMissingError):
+            await anext(chunks)
 
 
 async def test_keys_lead_nowhere_else(store: LocalObjectStore, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"secret")
-    for key in ("../secret", "/etc/passwd", "a/../../secret", "a\0b", ""):
-        with pytest.raises(InvalidKeyError):
-            await store.get(key)
-        with pytest.raises(InvalidKeyError):
-            await store.put(key, _chunks(b"x"))
-        with pytest.raises(InvalidKeyError):
-            await store.delete(key)
-        with pytest.raises(InvalidKeyError):
-            await store.head(key)
+    for key in ("../secret", "/etc/passwd", "a/../../secret", "a\0b", "", ".presigning-key", "n" * 256):
+        for refused in (
+            store.get(key),
+            put(store, key),
+            store.delete(key),
+            store.head(key),
+            store.move(key, "a"),
+        ):
+            with pytest.raises(InvalidKeyError):
+                await refused
     assert secret.read_bytes() == b"secret"
 
 
@@ -207,38 +140,216 @@ async def test_symbolic_links_are_not_followed(store: LocalObjectStore, tmp_path
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret").write_bytes(b"secret")
-    await store.put("org/real", _chunks(b"x"))
-    (store._root / "org/file-link").symlink_to(outside / "secret")
-    (store._root / "org/folder-link").symlink_to(outside)
+    await put(store, "org/real")
+    (store.root / "org/file-link").symlink_to(outside / "secret")
+    (store.root / "org/folder-link").symlink_to(outside)
 
     for key in ("org/file-link", "org/folder-link/secret"):
         with pytest.raises(ObjectMissingError):
             await store.get(key)
-    with pytest.raises(NotADirectoryError):
-        await store.put("org/folder-link/new", _chunks(b"x"))
+        with pytest.raises(ObjectMissingError):
+            await store.move(key, "org/stolen")
+    with pytest.raises(StoreRefusedError):
+        await put(store, "org/folder-link/new")
+    with pytest.raises(StoreRefusedError):
+        await store.move("org/real", "org/folder-link/new")
     await store.delete("org/folder-link/secret")
-    assert await _keys(store) == ["org/real"]
+    assert await store.delete_many(["org/folder-link/secret"]) == {}
+    assert await keys(store) == ["org/real"]
     assert [path.name for path in outside.iterdir()] == ["secret"]
 
 
-async def test_what_a_killed_process_left_is_removed_in_time(store: LocalObjectStore) -> None:
-    await store.put(KEY, _chunks(b"x"))
-    incoming = store._root / ".incoming"
-    (incoming / "old").write_bytes(b"x")
-    (incoming / "young").write_bytes(b"x")
-    two_days_ago = time.time() - 2 * 24 * 3600
-    os.utime(incoming / "old", (two_days_ago, two_days_ago))
-    await store.put("another", _chunks(b"x"))
-    assert [path.name for path in incoming.iterdir()] == ["young"]
+async def test_what_is_no_object_is_not_listed(store: LocalObjectStore) -> None:
+    await put(store, KEY)
+    os.mkfifo(store.root / "org-acme/4f/pipe")
+    (store.root / "org-acme/4f/with space").write_bytes(b"x")
+    (store.root / "org-acme/.hidden").write_bytes(b"x")
+    await store.signer()
+    assert await keys(store) == [KEY]
+    assert await store.head("org-acme/4f/pipe") is None
+
+
+async def test_what_a_killed_writer_left_is_found_by_its_key_and_removed(store: LocalObjectStore) -> None:
+    longest = "/".join("k" * 127 for _ in range(4))
+    writers = []
+    for key in (KEY, longest, f"{longest[:-1]}x", "a"):
+        waiting = asyncio.Event()
+        writers.append(asyncio.create_task(store.put(key, _waiting_after(b"x" * _CHUNK_BYTES, waiting))))
+        await waiting.wait()
+    assert sorted(await unfinished_keys(store)) == sorted([KEY, longest, f"{longest[:-1]}x", "a"])
+    assert await unfinished_keys(store, "org-acme/") == [KEY]
+    assert await keys(store) == []
+
+    found = [write async for write in store.list_unfinished()]
+    for write in found:
+        assert abs(datetime.now(UTC) - write.begun_at) < timedelta(minutes=1)
+        await store.abort_unfinished(write)
+        await store.abort_unfinished(write)
+    assert _all_files(store) == []
+    assert _all_folders(store) == [".incoming"]
+    for writer in writers:
+        writer.cancel()
+    await asyncio.gather(*writers, return_exceptions=True)
+
+
+async def test_a_writer_whose_work_was_removed_fails(store: LocalObjectStore) -> None:
+    go_on = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x" * _CHUNK_BYTES
+        await go_on.wait()
+
+    putting = asyncio.create_task(store.put(KEY, slow()))
+    await eventually(lambda: asyncio.to_thread(_all_files, store))
+    async for write in store.list_unfinished():
+        await store.abort_unfinished(write)
+    go_on.set()
+    with pytest.raises(StoreUnavailableError):
+        await putting
+    assert _all_files(store) == []
+
+
+async def test_what_older_releases_left_is_found_too(store: LocalObjectStore) -> None:
+    await put(store, KEY)
+    left = store.root / ".incoming" / "0123456789abcdef0123456789abcdef"
+    left.write_bytes(b"x")
+    long_ago = time.time() - 3600
+    os.utime(left, (long_ago, long_ago))
+    (write,) = [write async for write in store.list_unfinished()]
+    assert datetime.now(UTC) - write.begun_at > timedelta(minutes=59)
+    await store.abort_unfinished(write)
+    assert not left.exists()
+
+
+async def test_only_what_is_unfinished_can_be_aborted(store: LocalObjectStore) -> None:
+    await put(store, KEY)
+    for token in ("", "..", "../org-acme/4f/object", "/etc/passwd", "a\0", KEY, "org-acme+4f+object"):
+        await store.abort_unfinished(UnfinishedWrite(KEY, token, datetime.now(UTC)))
+    assert await keys(store) == [KEY]
+
+
+async def test_folders_go_with_the_last_object_in_them(store: LocalObjectStore) -> None:
+    await put(store, "org-a/4f/1")
+    await put(store, "org-a/4f/2")
+    await put(store, "org-a/50/3")
+    await store.delete("org-a/4f/1")
+    assert _all_folders(store) == [".incoming", "org-a", "org-a/4f", "org-a/50"]
+    assert await store.delete_many(["org-a/4f/2"]) == {}
+    assert _all_folders(store) == [".incoming", "org-a", "org-a/50"]
+    await store.move("org-a/50/3", "org-b/1/2/3")
+    assert _all_folders(store) == [".incoming", "org-b", "org-b/1", "org-b/1/2"]
+    await store.delete("org-b/1/2/3")
+    assert _all_folders(store) == [".incoming"]
+
+
+async def test_writers_are_not_disturbed_by_folders_that_go(store: LocalObjectStore) -> None:
+    async def come_and_go(name: str) -> None:
+        for _ in range(60):
+            await put(store, f"org/4f/{name}", name.encode())
+            assert await read(store, f"org/4f/{name}") == name.encode()
+            moved = await store.move(f"org/4f/{name}", f"other/4f/{name}")
+            assert await store.delete_many([moved.key]) == {}
+
+    await asyncio.gather(*(come_and_go(name) for name in "abcd"))
+    assert await keys(store) == []
+
+
+async def test_a_folder_that_goes_before_anything_is_in_it_is_made_again(
+    store: LocalObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = os.mkdir
+    to_go = ["org", "4f", "other"]
+
+    def make(name: str, *arguments: int, **options: int) -> None:
+        mkdir(name, *arguments, **options)
+        if to_go and name == to_go[0]:
+            os.rmdir(to_go.pop(0), **options)
+
+    monkeypatch.setattr(os, "mkdir", make)
+    await put(store, "org/4f/a", b"content")
+    await store.move("org/4f/a", "other/a")
+    assert to_go == []
+    assert await read(store, "other/a") == b"content"
+
+
+async def test_a_moved_object_counts_as_written_then(store: LocalObjectStore) -> None:
+    await put(store, "incoming/1", b"content")
+    long_ago = time.time() - 7200
+    os.utime(store.root / "incoming/1", (long_ago, long_ago))
+    moved = await store.move("incoming/1", KEY)
+    assert moved == await store.head(KEY)
+    assert abs(datetime.now(UTC) - moved.written_at) < timedelta(minutes=1)
+
+
+async def test_what_the_disk_refuses_is_told_by_its_kind(
+    store: LocalObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(number: int) -> None:
+        def fail(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(store, "_append", fail)
+
+    failing(errno.ENOSPC)
+    with pytest.raises(StoreUnavailableError, match="No space left"):
+        await put(store, KEY)
+    failing(errno.EROFS)
+    with pytest.raises(StoreRefusedError, match="Read-only"):
+        await put(store, KEY)
+    assert _all_files(store) == []
+
+
+async def test_those_that_cannot_be_deleted_are_named(
+    store: LocalObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/1", "b/1", "b/2"):
+        await put(store, name)
+    unlink = os.unlink
+
+    def refuse(name: str, **options: int) -> None:
+        if name == "2":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        unlink(name, **options)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    failed = await store.delete_many(["a/1", "b/1", "b/2", "none"])
+    assert failed == {"b/2": "Permission denied"}
+    assert await keys(store) == ["b/2"]
 
 
 async def test_files_are_for_nobody_else(store: LocalObjectStore) -> None:
-    await store.put(KEY, _chunks(b"x"))
-    assert (store._root / KEY).stat().st_mode & 0o077 == 0
-    assert store._root.stat().st_mode & 0o077 == 0
+    await put(store, KEY)
+    await store.signer()
+    for path in (KEY, "org-acme", ".incoming", ".presigning-key", ""):
+        assert (store.root / path).stat().st_mode & 0o077 == 0
 
 
-async def test_big_objects_take_little_memory_and_never_hold_up_the_loop(store: LocalObjectStore) -> None:
+async def test_listing_many_takes_the_memory_of_one_folder(store: LocalObjectStore) -> None:
+    def make() -> None:
+        for folder in range(256):
+            path = store.root / f"org/{folder:02x}"
+            path.mkdir(parents=True)
+            for number in range(40):
+                (path / f"{number:032}").touch()
+
+    await asyncio.to_thread(make)
+    tracemalloc.start()
+    try:
+        count = 0
+        last = ""
+        async for stored in store.list():
+            assert last < stored.key
+            last = stored.key
+            count += 1
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count == 256 * 40
+    # All of them at once would be four times that.
+    assert peak < 2 << 20
+
+
+async def test_big_objects_never_hold_up_the_loop(store: LocalObjectStore) -> None:
     longest = 0.0
 
     async def measure() -> None:
@@ -248,21 +359,10 @@ async def test_big_objects_take_little_memory_and_never_hold_up_the_loop(store: 
             await asyncio.sleep(0)
             longest = max(longest, time.monotonic() - before)
 
-    async def megabytes(count: int) -> AsyncIterator[bytes]:
-        for _ in range(count):
-            yield bytes(1 << 20)
-
     measuring = asyncio.create_task(measure())
-    stored = await store.put(KEY, megabytes(64))
+    stored = await store.put(KEY, chunks_of(*(bytes(1 << 20) for _ in range(64))))
     async for _ in await store.get(KEY):
         pass
     measuring.cancel()
     assert stored.size_bytes == 64 << 20
     assert longest < 0.5
-
-
-def test_providers_by_name(tmp_path: Path) -> None:
-    assert open_object_store("local", data_dir=tmp_path).provider == "local"
-    with pytest.raises(ValueError, match="there is: local"):
-        open_object_store("floppy", data_dir=tmp_path)
-    assert list(tmp_path.iterdir()) == []

@@ -69,7 +69,7 @@ async def serving(database: Database, data_dir: Path, **settings: Any) -> AsyncI
     """Run the service on any free port, with two published job types."""
     await publish(database, TYPE, SCHEMA)
     await publish(database, ANY_TYPE, {"type": "object"})
-    used = Settings(jobs_port=0, data_dir=data_dir, **settings)
+    used = Settings(jobs_port=0, files_port=0, data_dir=data_dir, **settings)
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     async with (
         running(definition, used, database) as service,
@@ -120,7 +120,7 @@ async def refusal(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+def status_of(error: grpc.RpcError) -> status_pb2.Status:
     status = rpc_status.from_call(cast("grpc.Call", error))
     assert isinstance(status, status_pb2.Status)
     return status

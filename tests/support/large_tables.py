@@ -70,11 +70,15 @@ class Reads:
         self.plan = plan
         self.rows: dict[str, int] = {
             "jobs": 0,
+            "job_subscriptions": 0,
             "job_attempts": 0,
             "queue": 0,
             "queue_throttles": 0,
             "scheduled_jobs": 0,
             "schedule_runs": 0,
+            "files": 0,
+            "file_uploads": 0,
+            "file_removals": 0,
         }
         self.whole: set[str] = set()
         self._add(json.loads(plan)[0]["Plan"])

@@ -120,6 +120,7 @@ async def stack(
         "MILLRACE_DATABASE_URL": database_url,
         "MILLRACE_DATA_DIR": str(folder / "data"),
         "MILLRACE_JOBS_ADDRESS": f"127.0.0.1:{jobs_port}",
+        "MILLRACE_FILES_PORT": "0",
         "MILLRACE_LOG_FORMAT": "json",
         **(settings or {}),
     }

@@ -1,5 +1,5 @@
 """A Jobs service that misbehaves on command, and a client of it."""
-# ruff: noqa: N802 - the methods of generated servicers
+# ruff: noqa: N802, ARG002 - the methods of generated servicers
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -34,6 +34,13 @@ class ScriptedJobs(JobsServiceServicer):
     ListJobTypes = GetJobType = PauseJobType = ResumeJobType = UpdateJobTypeLimits = CreateJob
     GetOrganisation = PauseOrganisation = ResumeOrganisation = UpdateOrganisationLimits = CreateJob
     GetQueueHealth = CreateJob
+
+    async def DownloadJobOutput(
+        self, request: Any, context: Any
+    ) -> AsyncIterator[messages.DownloadJobOutputResponse]:
+        self.requests.append(request)
+        for step in self.script.pop(0):
+            yield step
 
     async def WatchJob(self, request: Any, context: Any) -> AsyncIterator[messages.WatchJobResponse]:
         self.requests.append(request)

@@ -41,7 +41,12 @@ class WholeSystem:
 async def running_whole_system(database: Database, folder: Path) -> AsyncIterator[WholeSystem]:
     """Run all services, with the job types toy:add, toy:steps, toy:fail and toy:wait, until the end of the block."""
     settings = Settings(
-        jobs_port=0, scheduler_port=0, worker_port=0, data_dir=folder, shutdown_grace_seconds=3
+        jobs_port=0,
+        scheduler_port=0,
+        worker_port=0,
+        files_port=0,
+        data_dir=folder,
+        shutdown_grace_seconds=3,
     )
     async with running(jobs_service, settings, database) as jobs:
         settings = settings.model_copy(update={"jobs_address": jobs.address})

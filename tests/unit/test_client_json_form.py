@@ -10,7 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from millrace.files.v1 import file_pb2
-from millrace.jobs.v1 import job_attempt_pb2, job_pb2, jobs_service_pb2, limits_pb2
+from millrace.jobs.v1 import job_attempt_pb2, job_pb2, jobs_service_pb2, limits_pb2, subscription_pb2
 from millrace.scheduler.v1 import (
     schedule_pb2,
     schedule_run_pb2,
@@ -30,6 +30,7 @@ from millrace_client.queue_health import read_queue_health
 from millrace_client.schedule import read_details as read_schedule_details
 from millrace_client.schedule import read_schedule
 from millrace_client.schedule_run import read_backfill, read_run
+from millrace_client.subscription import read_subscription
 from millrace_client.system_schedule import read_system_schedule
 from millrace_client.worker import read_worker
 
@@ -117,6 +118,7 @@ def with_numbers(form: Any) -> Any:
         (schedule_pb2.Schedule(), read_schedule),
         (schedule_run_pb2.ScheduleRun(), read_run),
         (scheduler_service_pb2.BackfillScheduleResponse(), read_backfill),
+        (subscription_pb2.Subscription(), read_subscription),
         (system_schedule_pb2.SystemSchedule(), read_system_schedule),
         (worker_pb2.Worker(), read_worker),
     ],

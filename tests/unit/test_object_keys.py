@@ -4,7 +4,15 @@ from millrace_storage.object_store import MAX_KEY_CHARACTERS, InvalidKeyError, c
 
 
 @pytest.mark.parametrize(
-    "key", ["a", "org-acme/4f/0192e4b1", "org-../x", "A_b-c.d/e.tar.gz", "x" * MAX_KEY_CHARACTERS]
+    "key",
+    [
+        "a",
+        "org-acme/4f/0192e4b1",
+        "org-../x",
+        "A_b-c.d/e.tar.gz",
+        "x" * 255,
+        f"{'x' * 255}/{'y' * 254}/z",
+    ],
 )
 def test_keys(key: str) -> None:
     assert checked_key(key) == key
@@ -15,6 +23,7 @@ def test_keys(key: str) -> None:
     [
         "",
         "/",
+        "x" * 256,
         "/etc/passwd",
         "a/",
         "a//b",

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
         PermissionDeniedError,
         Resource,
         ResourceExhaustedError,
+        TransferError,
         UnauthenticatedError,
         UnavailableError,
     )
-    from millrace_client.file import File
+    from millrace_client.file import DownloadUrl, File, FileLimits, FileState, FileUsage
     from millrace_client.job import Job, JobCancelledError, JobFailedError, JobStatus
     from millrace_client.job_attempt import AttemptCounts, AttemptOutcome, JobAttempt
     from millrace_client.job_error import JobError
@@ -70,6 +71,8 @@ if TYPE_CHECKING:
     from millrace_client.schedule_run import Backfill, RunCause, RunOutcome, ScheduleRun
     from millrace_client.schedule_timing import ScheduleTiming
     from millrace_client.schedule_update import ScheduleChanges
+    from millrace_client.subscription import Subscription, SubscriptionState
+    from millrace_client.subscription_update import SubscriptionChanges
     from millrace_client.system_schedule import SystemSchedule
     from millrace_client.waiting_reason import WaitingCause, WaitingReason
     from millrace_client.worker import Worker, WorkerState
@@ -94,11 +97,15 @@ __all__ = [
     "Delivery",
     "DeliveryMethod",
     "DownloadDelivery",
+    "DownloadUrl",
     "EmailDelivery",
     "Every",
     "FailedPreconditionError",
     "FieldViolation",
     "File",
+    "FileLimits",
+    "FileState",
+    "FileUsage",
     "Frequency",
     "InternalError",
     "InvalidArgumentError",
@@ -142,8 +149,12 @@ __all__ = [
     "ScheduleRun",
     "ScheduleTiming",
     "StorageDelivery",
+    "Subscription",
+    "SubscriptionChanges",
+    "SubscriptionState",
     "SystemSchedule",
     "TableHealth",
+    "TransferError",
     "UnauthenticatedError",
     "UnavailableError",
     "Unique",
@@ -179,6 +190,8 @@ _MODULES = (
     "schedule_run",
     "schedule_timing",
     "schedule_update",
+    "subscription",
+    "subscription_update",
     "system_schedule",
     "waiting_reason",
     "worker",

@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 
 # Only calls that may be repeated without harm. The creating ones are among them because this SDK always
-# sends a request id; RetryJob, RetryJobs, UpdateSchedule,
-# DeleteSchedule, RunSystemSchedule and UploadFile are not.
+# sends a request id; RetryJob, RetryJobs, UpdateSchedule, DeleteSchedule, UpdateSubscription,
+# DeleteSubscription, RotateSubscriptionSecret, TestSubscription, RunSystemSchedule, UploadFile and InitiateUpload are not.
 _RETRIED = {
     "millrace.jobs.v1.JobsService": [
         "CreateJob",
@@ -17,6 +17,7 @@ _RETRIED = {
         "GetJob",
         "ListJobs",
         "CancelJob",
+        "DownloadJobOutput",
         "ListJobAttempts",
         "CancelJobs",
         "UnblockConcurrencyKey",
@@ -31,7 +32,26 @@ _RETRIED = {
         "UpdateOrganisationLimits",
         "GetQueueHealth",
     ],
-    "millrace.files.v1.FilesService": ["DownloadFile", "GetFile", "ListFiles"],
+    "millrace.jobs.v1.SubscriptionsService": [
+        "CreateSubscription",
+        "GetSubscription",
+        "ListSubscriptions",
+        "PauseSubscription",
+        "ResumeSubscription",
+    ],
+    "millrace.files.v1.FilesService": [
+        "ConfirmUpload",
+        "CancelUpload",
+        "DownloadFile",
+        "GetFile",
+        "GetDownloadUrl",
+        "PersistFile",
+        "DeleteFile",
+        "UndeleteFile",
+        "GetFileUsage",
+        "UpdateFileLimits",
+        "ListFiles",
+    ],
     "millrace.scheduler.v1.SchedulerService": [
         "CreateSchedule",
         "GetSchedule",

@@ -15,18 +15,20 @@ from millrace_client.jobs_client import JobsClient
 from millrace_client.organisations_client import OrganisationsClient
 from millrace_client.queue_health import QueueHealth, read_queue_health
 from millrace_client.schedules_client import SchedulesClient
+from millrace_client.subscriptions_client import SubscriptionsClient
 from millrace_client.system_schedules_client import SystemSchedulesClient
 from millrace_client.workers_client import WorkersClient
 
 
 class Organisation:
-    """One organisation's jobs, files and schedules, over a client's connections."""
+    """One organisation's jobs, files, schedules and subscriptions, over a client's connections."""
 
     def __init__(self, connection: Connection, org_id: str) -> None:
         self.org_id = org_id
         self.jobs = JobsClient(connection, org_id)
         self.files = FilesClient(connection, org_id)
         self.schedules = SchedulesClient(connection, org_id)
+        self.subscriptions = SubscriptionsClient(connection, org_id)
 
 
 class Millrace(Organisation):
@@ -61,7 +63,7 @@ class Millrace(Organisation):
         self.workers = WorkersClient(self._connection)
 
     def organisation(self, org_id: str) -> Organisation:
-        """Return another organisation's jobs, files and schedules; it shares this client's connections."""
+        """Return another organisation's jobs, files, schedules and subscriptions; it shares this client's connections."""
         return Organisation(self._connection, org_id)
 
     async def queue_health(

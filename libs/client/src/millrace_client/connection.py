@@ -11,6 +11,7 @@ import grpc
 
 from millrace.files.v1.files_service_pb2_grpc import FilesServiceStub
 from millrace.jobs.v1.jobs_service_pb2_grpc import JobsServiceStub
+from millrace.jobs.v1.subscriptions_service_pb2_grpc import SubscriptionsServiceStub
 from millrace.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceStub
 from millrace.worker.v1.worker_service_pb2_grpc import WorkerServiceStub
 from millrace_client.channel import open_channel
@@ -20,6 +21,7 @@ from millrace_client.job_creations import JobCreations
 if TYPE_CHECKING:  # the stubs' asynchronous forms exist for type checkers only
     from millrace.files.v1.files_service_pb2_grpc import FilesServiceAsyncStub
     from millrace.jobs.v1.jobs_service_pb2_grpc import JobsServiceAsyncStub
+    from millrace.jobs.v1.subscriptions_service_pb2_grpc import SubscriptionsServiceAsyncStub
     from millrace.scheduler.v1.scheduler_service_pb2_grpc import SchedulerServiceAsyncStub
     from millrace.worker.v1.worker_service_pb2_grpc import WorkerServiceAsyncStub
 
@@ -62,6 +64,7 @@ class Connection:
         worker = open_channel(addresses.worker, credentials)
         self.jobs: JobsServiceAsyncStub = JobsServiceStub(jobs)
         self.files: FilesServiceAsyncStub = FilesServiceStub(jobs)
+        self.subscriptions: SubscriptionsServiceAsyncStub = SubscriptionsServiceStub(jobs)
         self.scheduler: SchedulerServiceAsyncStub = SchedulerServiceStub(scheduler)
         self.worker: WorkerServiceAsyncStub = WorkerServiceStub(worker)
         self._timeout = timeout
@@ -77,6 +80,18 @@ class Connection:
         """Make one call; `timeout` in seconds, None: the client's own. Raises the CallError of its status."""
         try:
             return await method(request, timeout=self.seconds(timeout))
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+
+    async def call_unbounded(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Response]",
+        request: _Request,
+        timeout: float | None,
+    ) -> _Response:
+        """Make a call that takes as long as it takes; `timeout` in seconds, None: without limit. Raises as `call`."""
+        try:
+            return await method(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
 

@@ -22,6 +22,17 @@ class ContentMismatchError(MillraceError):
     """What arrived is not of the size or hash that the file has; nothing of it was kept."""
 
 
+class TransferError(MillraceError):
+    """An object store refused content that was sent straight to it, or could not be reached.
+
+    `retryable`: it may take it at another time.
+    """
+
+    def __init__(self, message: str, *, retryable: bool) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
     """A field of the request that is missing or wrong, and how."""

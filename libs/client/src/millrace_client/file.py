@@ -1,10 +1,30 @@
-"""A file that jobs read or make."""
+"""Files that jobs read or make, and what an organisation's files take up."""
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
-from millrace.files.v1 import file_pb2
+from millrace.files.v1 import file_pb2, files_service_pb2
+from millrace_client.contract_enum import ContractEnum
 from millrace_client.values import from_timestamp
+
+
+class FileState(StrEnum):
+    """For how long a file is kept."""
+
+    TEMPORARY = "TEMPORARY"
+    """Until its `expires_at`, unless it is persisted before."""
+    PERSISTENT = "PERSISTENT"
+    """Until somebody deletes it."""
+    WITH_JOB = "WITH_JOB"
+    """As long as the job that made it, unless it is persisted before."""
+    DELETED = "DELETED"
+    """Deleted; it goes at its `expires_at`, unless it is undeleted before."""
+    UNKNOWN = "UNKNOWN"
+    """A state that this version of the SDK does not know."""
+
+
+_states = ContractEnum(FileState, file_pb2.FileState.items(), "FILE_STATE_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +43,41 @@ class File:
     created_at: datetime
     job_id: str
     """The job that made the file; empty for an uploaded one."""
+    state: FileState = FileState.UNKNOWN
+    expires_at: datetime | None = None
+    """From this time on it is gone; None: no time is set."""
+    deleted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileLimits:
+    """What the files of an organisation may take up; 0: no limit. None, to be set: as the server says."""
+
+    max_total_bytes: int | None = None
+    """The sum of their lengths."""
+    max_files: int | None = None
+    """How many they are."""
+    max_file_bytes: int | None = None
+    """The length of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileUsage:
+    """What the files of an organisation take up; deleted ones do not count."""
+
+    org_id: str
+    total_bytes: int
+    files: int
+    limits: FileLimits
+    """Those in force: set for the organisation, else the server's."""
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadUrl:
+    """Where anyone who knows it can download a file for some time: for no log."""
+
+    url: str
+    expires_at: datetime
 
 
 def read_file(message: file_pb2.File) -> File:
@@ -37,4 +92,30 @@ def read_file(message: file_pb2.File) -> File:
         created_by=message.created_by,
         created_at=from_timestamp(message.created_at),
         job_id=message.job_id,
+        state=_states.read(message.state),
+        expires_at=from_timestamp(message.expires_at) if message.HasField("expires_at") else None,
+        deleted_at=from_timestamp(message.deleted_at) if message.HasField("deleted_at") else None,
+    )
+
+
+def state_value(state: FileState | str) -> file_pb2.FileState.ValueType:
+    """Return the contract's value of a state. ValueError with the states there are when there is no such one."""
+    value: file_pb2.FileState.ValueType = _states.value(state)
+    return value
+
+
+def read_usage(message: file_pb2.FileUsage) -> FileUsage:
+    """Turn the contract's message into a FileUsage."""
+    limits = FileLimits(
+        message.limits.max_total_bytes, message.limits.max_files, message.limits.max_file_bytes
+    )
+    return FileUsage(message.org_id, message.total_bytes, message.files, limits)
+
+
+def to_limits(limits: FileLimits) -> files_service_pb2.FileLimitsUpdate:
+    """Turn limits that are to be set into the contract's message."""
+    return files_service_pb2.FileLimitsUpdate(
+        max_total_bytes=limits.max_total_bytes,
+        max_files=limits.max_files,
+        max_file_bytes=limits.max_file_bytes,
     )

@@ -3,14 +3,27 @@
 
 import io
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import BinaryIO
 
 from millrace.files.v1 import files_service_pb2 as messages
 from millrace_client.connection import Connection, read_pages
-from millrace_client.download import receive
-from millrace_client.file import File, read_file
+from millrace_client.direct_upload import put_directly
+from millrace_client.download import DownloadCall, receive
+from millrace_client.file import (
+    DownloadUrl,
+    File,
+    FileLimits,
+    FileState,
+    FileUsage,
+    read_file,
+    read_usage,
+    state_value,
+    to_limits,
+)
 from millrace_client.upload import Progress, Source, read_source, send
+from millrace_client.values import from_timestamp, to_duration, to_timestamp
 
 
 class FilesClient:
@@ -30,6 +43,7 @@ class FilesClient:
         name: str | None = None,
         *,
         content_type: str = "",
+        temporary: bool = False,
         created_by: str = "",
         on_progress: Progress | None = None,
         timeout: float | None = None,
@@ -37,9 +51,10 @@ class FilesClient:
         """Store a file: the path of one, its content as bytes, or an asynchronous stream of its content.
 
         `name` is needed unless a path is given (ValueError). `content_type` is guessed from the name
-        when empty. Size and hash are checked on the way; a failed upload leaves nothing behind, and is
+        when empty. A `temporary` file goes after some time, 24 hours unless the server says otherwise, unless it is
+        persisted. Size and hash are checked on the way; a failed upload leaves nothing behind, and is
         never repeated by itself. `on_progress` is called with the bytes sent and the bytes there are.
-        OSError when a path cannot be read.
+        OSError when a path cannot be read; ResourceExhaustedError when a limit leaves no room for it.
         """
         content = await read_source(source)
         header = messages.UploadFileHeader(
@@ -49,8 +64,45 @@ class FilesClient:
             size_bytes=content.size_bytes,
             sha256=content.sha256,
             created_by=created_by,
+            temporary=temporary,
         )
         return await send(self._connection.files.UploadFile, header, content, on_progress, timeout)
+
+    async def upload_directly(
+        self,
+        source: str | os.PathLike[str] | bytes,
+        name: str | None = None,
+        *,
+        content_type: str = "",
+        temporary: bool = False,
+        created_by: str = "",
+        on_progress: Progress | None = None,
+        timeout: float | None = None,
+    ) -> File:
+        """Store a file as `upload` does, but send its content straight to the object store, up to 5 GiB.
+
+        `timeout` is that of each of the two calls; confirming takes as long as the service needs to read the file once. A
+        store that cannot be reached is tried again (TransferError in the end).
+        """
+        content = await read_source(source)
+        request = messages.InitiateUploadRequest(
+            org_id=self._org_id,
+            name=_given_name(name, content.name),
+            content_type=content_type,
+            size_bytes=content.size_bytes,
+            sha256=content.sha256,
+            created_by=created_by,
+            temporary=temporary,
+        )
+        files = self._connection.files
+        upload = (await self._connection.call(files.InitiateUpload, request, timeout)).upload
+        await put_directly(upload, source, content.size_bytes or 0, on_progress)
+        confirmed = await self._connection.call_unbounded(
+            files.ConfirmUpload,
+            messages.ConfirmUploadRequest(org_id=self._org_id, upload_id=upload.upload_id),
+            timeout,
+        )
+        return read_file(confirmed.file)
 
     async def download(
         self,
@@ -63,12 +115,17 @@ class FilesClient:
         """Write a file to a path, into a folder under its own name, or to an open binary stream.
 
         A path is replaced only once everything has arrived and has the size and hash it should have
-        (ContentMismatchError); a stream may have got some of it. DataLossError when the content is no
-        longer there; OSError when it cannot be written. `on_progress` is called with the bytes received
-        and the bytes there are.
+        (ContentMismatchError); a stream may have got some of it. A download that breaks off goes on where it was; `timeout` is
+        then that of each part. In a folder its name is made safe: of a path the last part, without what some system
+        takes for special. DataLossError when the content is no longer there; OSError when it cannot be written;
+        FailedPreconditionError when it is deleted. `on_progress` is called with the bytes received and the bytes there are.
         """
-        request = messages.DownloadFileRequest(org_id=self._org_id, file_id=file_id)
-        return await receive(self._connection.files.DownloadFile(request, timeout=timeout), to, on_progress)
+
+        def open_download(offset: int) -> DownloadCall:
+            request = messages.DownloadFileRequest(org_id=self._org_id, file_id=file_id, offset=offset)
+            return self._connection.files.DownloadFile(request, timeout=timeout)
+
+        return await receive(open_download, to, on_progress)
 
     async def read(self, file_id: str, *, timeout: float | None = None) -> bytes:
         """Return the content of a file that fits into memory, checked as in `download`."""
@@ -82,16 +139,86 @@ class FilesClient:
         response = await self._connection.call(self._connection.files.GetFile, request, timeout)
         return read_file(response.file)
 
+    async def download_url(
+        self, file_id: str, *, expires_in: timedelta | None = None, timeout: float | None = None
+    ) -> DownloadUrl:
+        """Return a URL from which anyone who knows it can download a file for `expires_in`.
+
+        1 second to 7 days; None: one hour.
+        """
+        request = messages.GetDownloadUrlRequest(
+            org_id=self._org_id,
+            file_id=file_id,
+            expires_in=None if expires_in is None else to_duration(expires_in),
+        )
+        response = await self._connection.call(self._connection.files.GetDownloadUrl, request, timeout)
+        return DownloadUrl(response.url, from_timestamp(response.expires_at))
+
+    async def persist(self, file_id: str, *, timeout: float | None = None) -> File:
+        """Keep a file, a temporary one or one of a job, until somebody deletes it."""
+        request = messages.PersistFileRequest(org_id=self._org_id, file_id=file_id)
+        response = await self._connection.call(self._connection.files.PersistFile, request, timeout)
+        return read_file(response.file)
+
+    async def delete(
+        self, file_id: str, *, permanently: bool = False, timeout: float | None = None
+    ) -> File | None:
+        """Delete a file; for some days `undelete` brings it back, unless it was deleted `permanently` (then None is returned)."""
+        request = messages.DeleteFileRequest(org_id=self._org_id, file_id=file_id, permanently=permanently)
+        response = await self._connection.call(self._connection.files.DeleteFile, request, timeout)
+        return read_file(response.file) if response.HasField("file") else None
+
+    async def undelete(self, file_id: str, *, timeout: float | None = None) -> File:
+        """Bring a deleted file back as what it was before."""
+        request = messages.UndeleteFileRequest(org_id=self._org_id, file_id=file_id)
+        response = await self._connection.call(self._connection.files.UndeleteFile, request, timeout)
+        return read_file(response.file)
+
+    async def usage(self, *, timeout: float | None = None) -> FileUsage:
+        """Return what the organisation's files take up, and what they may."""
+        request = messages.GetFileUsageRequest(org_id=self._org_id)
+        response = await self._connection.call(self._connection.files.GetFileUsage, request, timeout)
+        return read_usage(response.usage)
+
+    async def set_limits(self, limits: FileLimits, *, timeout: float | None = None) -> FileUsage:
+        """Set all three limits of the organisation, as an operator. Files that exceed them already stay."""
+        request = messages.UpdateFileLimitsRequest(org_id=self._org_id, limits=to_limits(limits))
+        response = await self._connection.call(self._connection.files.UpdateFileLimits, request, timeout)
+        return read_usage(response.usage)
+
     def list(
-        self, *, limit: int | None = None, page_size: int = 100, timeout: float | None = None
+        self,
+        *,
+        states: Sequence[FileState | str] = (),
+        name_prefix: str = "",
+        created_by: str = "",
+        job_id: str = "",
+        content_types: Sequence[str] = (),
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int | None = None,
+        page_size: int = 100,
+        timeout: float | None = None,
     ) -> AsyncIterator[File]:
-        """Yield the files, newest first, at most `limit`; pages of `page_size` are fetched as needed."""
+        """Yield the files that match all that is given, newest first, at most `limit`.
+
+        `states` are any of these, none: all but deleted ones; `content_types` any of these, none: all. The name begins with
+        `name_prefix`. `created_after` is included. Pages of `page_size` are fetched as needed.
+        """
+        wanted = [state_value(state) for state in states]
 
         async def fetch(page_token: str) -> tuple[Iterator[File], str]:
             request = messages.ListFilesRequest(
                 org_id=self._org_id,
                 page_size=page_size if limit is None else min(limit, page_size),
                 page_token=page_token,
+                states=wanted,
+                name_prefix=name_prefix,
+                created_by=created_by,
+                job_id=job_id,
+                content_types=content_types,
+                created_after=None if created_after is None else to_timestamp(created_after),
+                created_before=None if created_before is None else to_timestamp(created_before),
             )
             page = await self._connection.call(self._connection.files.ListFiles, request, timeout)
             return map(read_file, page.files), page.next_page_token

@@ -2,14 +2,17 @@
 # ruff: noqa: ASYNC109 - a timeout goes to the server as the call's deadline
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, BinaryIO
 
 from millrace.jobs.v1 import jobs_service_pb2 as messages
 from millrace_client.connection import Connection, read_pages
+from millrace_client.download import DownloadCall, describe, receive
 from millrace_client.errors import from_status
+from millrace_client.file import File
 from millrace_client.job import Job, JobStatus, read_details, read_job, status_value
 from millrace_client.job_attempt import JobAttempt, read_attempt
 from millrace_client.job_filter import CancelledJobs, JobFilter, RetriedJobs, to_filter
@@ -17,6 +20,7 @@ from millrace_client.job_options import Concurrency, RetryPolicy, Unique
 from millrace_client.job_type import JobType
 from millrace_client.job_types_client import JobTypesClient
 from millrace_client.new_job import BatchResult, NewJob, to_request
+from millrace_client.upload import Progress
 from millrace_client.values import JsonObject, to_struct, to_timestamp
 from millrace_client.watching import watch_job
 
@@ -153,6 +157,7 @@ class JobsClient:
         schedule_id: str = "",
         metadata: Mapping[str, Any] | None = None,
         error_codes: Iterable[str] = (),
+        parent_job_id: str = "",
         limit: int | None = None,
         page_size: int = 100,
         timeout: float | None = None,
@@ -160,7 +165,8 @@ class JobsClient:
         """Yield the jobs that match all filters, newest first, at most `limit`.
 
         Of `statuses`, `types` and `error_codes`, which are those of the latest error, any may match. `created_after` is
-        inclusive, `created_before` is not. `metadata` are keys and values that the job's own must contain. Pages of `page_size` (up to
+        inclusive, `created_before` is not. `metadata` are keys and values that the job's own must contain. With
+        `parent_job_id` those that were made for this job: its deliveries, its dead letter. Pages of `page_size` (up to
         1,000) are fetched as they are needed, each within `timeout` seconds.
         """
         request = messages.ListJobsRequest(
@@ -174,6 +180,7 @@ class JobsClient:
             schedule_id=schedule_id,
             metadata=to_struct(metadata) if metadata else None,
             error_codes=error_codes,
+            parent_job_id=parent_job_id,
         )
 
         async def fetch(page_token: str) -> tuple[Iterator[Job], str]:
@@ -201,6 +208,32 @@ class JobsClient:
             async for job in self.watch(job_id):
                 latest = job
         return latest
+
+    async def download_output(
+        self,
+        job_id: str,
+        to: str | os.PathLike[str] | BinaryIO,
+        *,
+        on_progress: Progress | None = None,
+        timeout: float | None = None,
+    ) -> File:
+        """Write what a completed job came to, as `files.download` does: the file that its output names as its `file_id`.
+
+        Without one it is the output itself as JSON, described by a File without a `file_id`. FailedPreconditionError when the
+        job is not completed.
+        """
+
+        def open_download(offset: int) -> DownloadCall:
+            request = messages.DownloadJobOutputRequest(org_id=self._org_id, job_id=job_id, offset=offset)
+            return self._connection.jobs.DownloadJobOutput(request, timeout=timeout)
+
+        return await receive(open_download, to, on_progress)
+
+    async def describe_output(self, job_id: str, *, timeout: float | None = None) -> File:
+        """Return what `download_output` would write; the same errors."""
+        request = messages.DownloadJobOutputRequest(org_id=self._org_id, job_id=job_id, length=1)
+        call = self._connection.jobs.DownloadJobOutput(request, timeout=self._connection.seconds(timeout))
+        return await describe(call)
 
     async def cancel(self, job_id: str, *, timeout: float | None = None) -> Job:
         """Cancel a job, and return it: CANCELLED when it was waiting, CANCELLING while its handler stops.

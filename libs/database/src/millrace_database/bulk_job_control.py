@@ -16,6 +16,7 @@ from millrace_database.job_flow import JobCounts
 from millrace_database.job_list_statement import JobFilters, oldest_ids_statement
 from millrace_database.job_options import JobOptions
 from millrace_database.job_types_repository import DEFAULT_MAX_ATTEMPTS
+from millrace_database.subscription_events import create_events
 from millrace_database.tables import jobs
 from millrace_queue import NewEntry
 
@@ -62,12 +63,14 @@ class CancelledJobs:
         cancelled: how many waited and are cancelled, by type and organisation.
         running: those that run, and whose workers are asked to stop them.
         locked: those that somebody else has locked just now; nothing changed, and they may be tried again.
+        created: how many events of what is cancelled were created, by type and organisation.
 
     """
 
     cancelled: JobCounts
     running: Sequence[RunningJob]
     locked: Sequence[UUID]
+    created: JobCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +113,15 @@ async def cancel_jobs(conn: asyncpg.Connection, ids: Sequence[UUID]) -> Cancelle
     """
     entries = await millrace_queue.cancel_free(conn, ids)
     removed = {id_: entry for id_, entry in entries.items() if entry and entry.removed}
-    if removed:
-        await conn.execute(job_statements.CANCEL_JOBS, list(removed))
+    ended = await conn.fetch(job_statements.CANCEL_JOBS, list(removed)) if removed else []
+    created = await create_events(conn, ended)
     held = {id_: entry for id_, entry in entries.items() if entry and not entry.removed}
     rows = await conn.fetch(job_statements.REQUEST_CANCELLATION, list(held)) if held else []
     return CancelledJobs(
         Counter((entry.type, entry.tenant) for entry in removed.values()),
         [RunningJob(org_id, id_, (held[id_].worker_details or {}).get("address")) for id_, org_id in rows],
         [id_ for id_, entry in entries.items() if entry is None],
+        created,
     )
 
 

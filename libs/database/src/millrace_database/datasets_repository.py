@@ -167,10 +167,13 @@ async def begin_import(conn: asyncpg.Connection, lease: Lease, org_id: str, name
     dataset = await get_or_create_dataset(conn, org_id, name)
     await conn.execute(_BEGIN_IMPORT, lease.id, dataset.dataset_id)
     [row] = await conn.fetch(_GET_IMPORT, lease.id)
-    progress = ImportProgress(
-        row["rows_read"], row["rows_loaded"], row["rows_failed"], row["errors_json"], row["columns"]
-    )
-    return DatasetImport(row["job_id"], row["dataset_id"], progress, row["completed"])
+    return _import(row)
+
+
+async def get_import(conn: asyncpg.Connection, job_id: UUID) -> DatasetImport | None:
+    """Return the import of a job as far as it has come, or None when it has not been begun."""
+    row = await conn.fetchrow(_GET_IMPORT, job_id)
+    return None if row is None else _import(row)
 
 
 async def append_rows(
@@ -250,3 +253,10 @@ async def read_rows(database: Database, dataset_id: UUID, *, batch_size: int) ->
 async def _confirm(conn: asyncpg.Connection, lease: Lease) -> None:
     if not await millrace_queue.confirm(conn, [lease]):
         raise LeaseLostError(f"job {lease.id} is no longer held by this worker")
+
+
+def _import(row: asyncpg.Record) -> DatasetImport:
+    progress = ImportProgress(
+        row["rows_read"], row["rows_loaded"], row["rows_failed"], row["errors_json"], row["columns"]
+    )
+    return DatasetImport(row["job_id"], row["dataset_id"], progress, row["completed"])

@@ -46,7 +46,7 @@ WHERE NOT EXISTS (
     SELECT FROM cause
     WHERE cause.dead_letter_id = failed.dead_letter_id AND cause.type = failed.dead_letter_type
 )
-RETURNING job_id, org_id, type, max_attempts, priority
+RETURNING job_id, org_id, type, max_attempts, priority, options::text AS options_json
 """
 
 

@@ -13,8 +13,14 @@ from millrace_database.ids import new_id
 from millrace_database.job_flow import JobCounts
 from millrace_database.job_types_repository import DEFAULT_MAX_ATTEMPTS
 
-DELIVERY_TYPES = frozenset({"deliveries:webhook", "deliveries:email", "deliveries:storage"})
-"""The types of deliveries, which nobody but `create_deliveries` makes jobs of."""
+EVENT_TYPE = "deliveries:event"
+"""Jobs of this type post an event to a subscription."""
+NOTICE_TYPE = "deliveries:notice"
+"""Jobs of this type tell people that a subscription has been disabled."""
+DELIVERY_TYPES = frozenset(
+    {"deliveries:webhook", "deliveries:email", "deliveries:storage", EVENT_TYPE, NOTICE_TYPE}
+)
+"""The types of jobs that the system alone makes, because something has ended. They have no events themselves."""
 
 # $1 jobs that have just completed, or failed for good, $2 the ids of their deliveries, $3 the attempts of those whose type nobody
 # has published. The input names the job and nothing else: where its result goes, and with which secret, is read from
@@ -37,7 +43,7 @@ SELECT ended.delivery_id, ended.org_id, ended.type,
     jsonb_build_object('job_id', 'job_' || translate(ended.job_id::text, '-', '')),
     ended.created_by, coalesce(job_types.max_attempts, $3::integer), ended.job_id
 FROM ended LEFT JOIN job_types ON job_types.type = ended.type
-RETURNING job_id, org_id, type, max_attempts, priority
+RETURNING job_id, org_id, type, max_attempts, priority, options::text AS options_json
 """
 
 # A delivery is as old as the end that it was made for.

@@ -8,14 +8,15 @@ import asyncpg
 import millrace_queue
 from millrace_database.job_entries import job_entry
 from millrace_database.job_flow import JobCounts
+from millrace_database.job_options import JobOptions
 
 
 async def enqueue_follow_up_jobs(conn: asyncpg.Connection, rows: Sequence[asyncpg.Record]) -> JobCounts:
-    """Let jobs without options, whose rows have just been inserted, wait to be run.
+    """Let jobs whose rows have just been inserted wait to be run.
 
     Args:
         conn: the connection whose transaction inserted them.
-        rows: their `job_id`, `org_id`, `type`, `max_attempts` and `priority`.
+        rows: their `job_id`, `org_id`, `type`, `max_attempts`, `priority` and `options_json`.
 
     Returns:
         How many they are, by type and organisation.
@@ -28,7 +29,7 @@ async def enqueue_follow_up_jobs(conn: asyncpg.Connection, rows: Sequence[asyncp
             type_=row["type"],
             max_attempts=row["max_attempts"],
             priority=row["priority"],
-            options=None,
+            options=JobOptions.from_json(row["options_json"]),
         )
         for row in rows
     ]

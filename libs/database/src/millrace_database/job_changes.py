@@ -1,12 +1,14 @@
 """What is asked of a job in its life, and what comes of it: the values of `job_lifecycle`."""
 
 import enum
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from millrace_database.job_flow import JobCounts
 from millrace_database.job_options import JobOptions
 from millrace_queue import Claim, Lease
 
@@ -175,6 +177,7 @@ class CancelledJob:
         worker_id: the worker that runs it, when CANCELLING.
         worker_details: what that worker said of itself when it registered; None when it is not registered any more.
         ended_type: the type of the job, when it waited and this cancelled it.
+        created: how many events of that were created, by type and organisation.
 
     """
 
@@ -183,6 +186,7 @@ class CancelledJob:
     worker_id: UUID | None = None
     worker_details: Mapping[str, Any] | None = None
     ended_type: str | None = None
+    created: JobCounts = field(default_factory=Counter)
 
 
 class Retry(enum.Enum):

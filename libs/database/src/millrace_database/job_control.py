@@ -10,6 +10,7 @@ from millrace_database import job_statements
 from millrace_database.job_changes import Cancellation, CancelledJob, RetriedJob, Retry
 from millrace_database.job_entries import job_entry
 from millrace_database.job_options import JobOptions
+from millrace_database.subscription_events import create_events
 from millrace_database.tables import FINAL_STATUSES
 
 # Between two statements a job may finish and be retried. Often in a row that does not happen.
@@ -56,8 +57,8 @@ async def cancel_job(conn: asyncpg.Connection, org_id: str, job_id: UUID) -> Can
         if entry is None:
             continue
         if entry.removed:
-            await conn.execute(job_statements.CANCEL_JOBS, [job_id])
-            return CancelledJob(Cancellation.CANCELLED, "cancelled", ended_type=entry.type)
+            events = await create_events(conn, await conn.fetch(job_statements.CANCEL_JOBS, [job_id]))
+            return CancelledJob(Cancellation.CANCELLED, "cancelled", ended_type=entry.type, created=events)
         await conn.execute(job_statements.REQUEST_CANCELLATION, [job_id])
         return CancelledJob(Cancellation.CANCELLING, "cancelling", entry.worker_id, entry.worker_details)
     raise RuntimeError(f"job {job_id} is {status} and has no queue entry")

@@ -14,6 +14,7 @@ from millrace_database.deliveries import create_deliveries
 from millrace_database.job_changes import JobFailure
 from millrace_database.job_flow import JobCounts
 from millrace_database.storable_text import storable
+from millrace_database.subscription_events import create_events
 from millrace_queue import Expired, FailOutcome, Failure, Freed, Lease, Rescue, Rescued, Settled
 
 WORKER_LOST = "WORKER_LOST"
@@ -85,7 +86,7 @@ async def fail_jobs(
         conn: a connection in a transaction.
         failures: what failed.
         created: out, how many jobs were created because others failed for good, by type and organisation: dead letters,
-            and deliveries of failures.
+            deliveries of failures, and events.
         freed: out, the jobs that limits let start instead.
 
     Returns:
@@ -165,8 +166,8 @@ async def expire_jobs(
     expired = await millrace_queue.expire(conn, limit=limit)
     ids = [entry.id for entry in expired]
     error = _Error(DEADLINE_EXCEEDED, _DEADLINE_MESSAGE, retryable=False)
-    await _fail(conn, [_Change(id_, error, FailOutcome(Settled.FAILED)) for id_ in ids])
-    await _create_followers(conn, ids, created)
+    rows = await _fail(conn, [_Change(id_, error, FailOutcome(Settled.FAILED)) for id_ in ids])
+    await _create_followers(conn, ids, rows, created)
     return expired
 
 
@@ -181,15 +182,14 @@ async def _write(conn: asyncpg.Connection, ended: Sequence[_Ended], created: Job
         return
     await record_attempts(conn, [end.attempt for end in ended])
     cancelled = [end.attempt.lease.id for end in ended if end.outcome.settled is Settled.CANCELLED]
-    if cancelled:
-        await conn.execute(job_statements.CANCEL_JOBS, cancelled)
+    rows = await conn.fetch(job_statements.CANCEL_JOBS, cancelled) if cancelled else []
     failures = [
         _Change(end.attempt.lease.id, _final_error(end), end.outcome)
         for end in ended
         if end.outcome.settled is not Settled.CANCELLED
     ]
-    await _fail(conn, failures)
-    await _create_followers(conn, [change.id_ for change in failures if change.is_final], created)
+    rows += await _fail(conn, failures)
+    await _create_followers(conn, [change.id_ for change in failures if change.is_final], rows, created)
 
 
 def _final_error(end: _Ended) -> _Error:
@@ -205,9 +205,12 @@ def _final_error(end: _Ended) -> _Error:
             return end.error
 
 
-async def _fail(conn: asyncpg.Connection, changes: Sequence[_Change]) -> None:
-    if changes:
-        await conn.execute(
+async def _fail(conn: asyncpg.Connection, changes: Sequence[_Change]) -> list[asyncpg.Record]:
+    """Write failures; return what `create_events` takes."""
+    if not changes:
+        return []
+    return list(
+        await conn.fetch(
             job_statements.FAIL_JOBS,
             [change.id_ for change in changes],
             ["failed" if change.is_final else "pending" for change in changes],
@@ -216,13 +219,19 @@ async def _fail(conn: asyncpg.Connection, changes: Sequence[_Change]) -> None:
             [change.error.message for change in changes],
             [change.error.retryable for change in changes],
         )
+    )
 
 
 async def _create_followers(
-    conn: asyncpg.Connection, failed: Sequence[UUID], created: JobCounts | None
+    conn: asyncpg.Connection,
+    failed: Sequence[UUID],
+    ended: Sequence[asyncpg.Record],
+    created: JobCounts | None,
 ) -> None:
     letters = await create_dead_letters(conn, failed)
     deliveries = await create_deliveries(conn, failed)
+    events = await create_events(conn, ended)
     if created is not None:
         created.update(letters)
         created.update(deliveries)
+        created.update(events)

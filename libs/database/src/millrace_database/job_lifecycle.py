@@ -40,6 +40,7 @@ from millrace_database.job_failure import (
 )
 from millrace_database.job_flow import JobCounts
 from millrace_database.storable_text import storable
+from millrace_database.subscription_events import create_events
 from millrace_queue import Claim, ClaimGates, Freed, HandBack, Lease, Snooze
 
 __all__ = [
@@ -134,11 +135,10 @@ async def complete_jobs(
     created: JobCounts | None = None,
     freed: Freed | None = None,
 ) -> set[UUID]:
-    """Complete jobs with their outputs, JSON text that Postgres can store or None, and create their deliveries.
+    """Complete jobs with their outputs, JSON text that Postgres can store or None, and create their deliveries and events.
 
     A job whose cancellation was requested meanwhile is completed all the same. In `created` is, afterwards, how many
-    deliveries were created, by type and organisation. In `freed` are the jobs that limits let start instead; so it is of the
-    functions below.
+    of these were created, by type and organisation; so it is of the functions below. In `freed` are the jobs that limits let start instead.
 
     Returns:
         The ids that were accepted. The leases of the others had been lost, and nothing changed.
@@ -151,8 +151,10 @@ async def complete_jobs(
             job_statements.COMPLETE_JOBS, [id_ for id_, _ in done], [output for _, output in done]
         )
         deliveries = await create_deliveries(conn, [row["job_id"] for row in rows if row["delivers"]])
+        events = await create_events(conn, rows)
         if created is not None:
             created.update(deliveries)
+            created.update(events)
     return accepted
 
 
@@ -161,7 +163,8 @@ async def complete_plain_jobs(
 ) -> set[UUID]:
     """Complete jobs as `complete_jobs` does, but leave alone those that limits apply to.
 
-    None of them may deliver its result: see `JobOptions`. The connection may be in autocommit mode.
+    None of them may deliver its result: see `JobOptions`. Those of organisations with subscriptions are left alone, too. The
+    connection may be in autocommit mode.
 
     Returns:
         The ids that were accepted. What became of the others `complete_jobs` tells.
@@ -193,7 +196,11 @@ async def completed_by(conn: asyncpg.Connection, claims: Sequence[tuple[Claim, U
 
 
 async def cancelled_jobs(
-    conn: asyncpg.Connection, leases: Sequence[Lease], *, freed: Freed | None = None
+    conn: asyncpg.Connection,
+    leases: Sequence[Lease],
+    *,
+    created: JobCounts | None = None,
+    freed: Freed | None = None,
 ) -> set[UUID]:
     """Mark jobs as cancelled whose handler stopped because that was requested.
 
@@ -202,7 +209,7 @@ async def cancelled_jobs(
 
     """
     accepted = await millrace_queue.settle_cancelled(conn, leases, freed=freed)
-    await _cancel(conn, [lease for lease in leases if lease.id in accepted])
+    await _cancel(conn, [lease for lease in leases if lease.id in accepted], created)
     return accepted
 
 
@@ -211,6 +218,7 @@ async def hand_back_jobs(
     leases: Sequence[Lease],
     *,
     unstarted: Collection[UUID] = (),
+    created: JobCounts | None = None,
     freed: Freed | None = None,
 ) -> dict[UUID, HandBack]:
     """Give jobs back as if they had not been claimed: pending again, without the attempt.
@@ -219,6 +227,7 @@ async def hand_back_jobs(
         conn: a connection in a transaction.
         leases: the worker's claims.
         unstarted: the ids of those whose handlers had not been started: no attempt is recorded.
+        created: out, how many events of cancelled ones were created, by type and organisation.
         freed: out, the jobs that limits let start instead.
 
     Returns:
@@ -231,12 +240,16 @@ async def hand_back_jobs(
         begun = [EndedAttempt(lease, "handed_back") for lease in ready if lease.id not in unstarted]
         await record_attempts(conn, begun)
         await conn.execute(job_statements.HAND_BACK_JOBS, [lease.id for lease in ready])
-    await _cancel(conn, [lease for lease in leases if outcomes[lease.id] is HandBack.CANCELLED])
+    await _cancel(conn, [lease for lease in leases if outcomes[lease.id] is HandBack.CANCELLED], created)
     return outcomes
 
 
 async def snooze_jobs(
-    conn: asyncpg.Connection, snoozes: Sequence[JobSnooze], *, freed: Freed | None = None
+    conn: asyncpg.Connection,
+    snoozes: Sequence[JobSnooze],
+    *,
+    created: JobCounts | None = None,
+    freed: Freed | None = None,
 ) -> dict[UUID, HandBack]:
     """Put jobs off: pending until their time, without the attempt. One that is to be cancelled is cancelled.
 
@@ -263,9 +276,8 @@ async def snooze_jobs(
             [snooze.delay for snooze in put_off],
             messages,
         )
-    await _cancel(
-        conn, [snooze.lease for snooze in snoozes if outcomes[snooze.lease.id] is HandBack.CANCELLED]
-    )
+    cancelled = [snooze.lease for snooze in snoozes if outcomes[snooze.lease.id] is HandBack.CANCELLED]
+    await _cancel(conn, cancelled, created)
     return outcomes
 
 
@@ -318,7 +330,11 @@ async def _drop_strays(conn: asyncpg.Connection, leases: Sequence[Lease]) -> Non
         await millrace_queue.complete(conn, leases)
 
 
-async def _cancel(conn: asyncpg.Connection, leases: Sequence[Lease]) -> None:
+async def _cancel(conn: asyncpg.Connection, leases: Sequence[Lease], created: JobCounts | None) -> None:
     if leases:
         await record_attempts(conn, [EndedAttempt(lease, "cancelled") for lease in leases])
-        await conn.execute(job_statements.CANCEL_JOBS, [lease.id for lease in leases])
+        events = await create_events(
+            conn, await conn.fetch(job_statements.CANCEL_JOBS, [lease.id for lease in leases])
+        )
+        if created is not None:
+            created.update(events)

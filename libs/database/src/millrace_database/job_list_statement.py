@@ -7,7 +7,7 @@ has completed is what is left of all jobs in the order of their ids.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -29,13 +29,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 
+from millrace_database.ids import first_id
 from millrace_database.tables import FAILED_STATUSES, JOB_STATUSES, jobs
 
 # Ids carry the clock of the service that made them, `created_at` the database's. The id bounds what is read; the
 # result is right as long as the two clocks differ by less.
 _CLOCK_TOLERANCE = timedelta(hours=1)
 _NO_LABELS = "{}"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RUNNING_STATUSES = ("processing", "cancelling")
 # The start of an attempt forgets the error of the one before.
 _STATUSES_WITH_ERROR = frozenset({"pending", *FAILED_STATUSES})
@@ -62,6 +62,7 @@ class JobFilters:
         schedule_id: the schedule that made them.
         metadata_json: a JSON object; their metadata contains these keys with these values.
         error_codes: any of these codes of the error of their latest attempt; empty: all.
+        parent_job_id: the job that they were made for.
 
     """
 
@@ -74,6 +75,7 @@ class JobFilters:
     schedule_id: UUID | None = None
     metadata_json: str | None = None
     error_codes: Sequence[str] = ()
+    parent_job_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,9 @@ def _branches(filters: JobFilters, part: _Part) -> list[Select[tuple[UUID]]]:
         statuses &= _STATUSES_WITH_ERROR
     if statuses.issuperset(JOB_STATUSES):
         return [_recorded(filters, part)]
+    if filters.parent_job_id is not None:
+        # They are few, so that the status of each can be looked at.
+        return [_recorded(filters, part, _is_one_of(jobs.c.status, sorted(statuses), Text))]
     branches = []
     if "pending" in statuses:
         branches.append(_waiting(filters, part))
@@ -255,13 +260,18 @@ def _order_and_conditions(
 ) -> tuple[list[ColumnElement[Any]], list[ColumnElement[bool]]]:
     """Return what to order by, and the conditions but those of status, type and error.
 
-    The jobs of one schedule or organisation are asked for as those of any of a list of one, ordered by that and then
+    The jobs of one parent, schedule or organisation are asked for as those of any of a list of one, ordered by that and then
     by id, which is the same order. A plain equality would let the planner read all jobs in the order of their ids
     and leave out those of others, because it takes matches to be spread evenly; they may be far from the newest.
     """
     order = [part.by_id(jobs.c.job_id)]
     conditions = [*_of_ids(jobs.c.job_id, filters, part), *_of_records(filters)]
-    if filters.schedule_id is not None:
+    if filters.parent_job_id is not None:
+        conditions.append(_is_one_of(jobs.c.parent_job_id, [filters.parent_job_id], PG_UUID))
+        order.insert(0, part.equal(jobs.c.parent_job_id))
+        if filters.org_id is not None:
+            conditions.append(jobs.c.org_id == filters.org_id)
+    elif filters.schedule_id is not None:
         order.insert(0, part.equal(jobs.c.schedule_id))
         if filters.org_id is not None:
             conditions.append(jobs.c.org_id == filters.org_id)
@@ -290,9 +300,9 @@ def _of_ids(id_: ColumnElement[UUID], filters: JobFilters, part: _Part) -> list[
     if part.after is not None:
         conditions.append(id_ > part.after if part.oldest_first else id_ < part.after)
     if filters.created_after is not None:
-        conditions.append(id_ >= _first_id(filters.created_after, -_CLOCK_TOLERANCE))
+        conditions.append(id_ >= first_id(filters.created_after, -_CLOCK_TOLERANCE))
     if filters.created_before is not None:
-        conditions.append(id_ < _first_id(filters.created_before, _CLOCK_TOLERANCE))
+        conditions.append(id_ < first_id(filters.created_before, _CLOCK_TOLERANCE))
     return conditions
 
 
@@ -316,12 +326,6 @@ def _of_records(filters: JobFilters) -> list[ColumnElement[bool]]:
 
 def _of_errors(filters: JobFilters) -> list[ColumnElement[bool]]:
     return _any_of(jobs.c.error_code, filters.error_codes)
-
-
-def _first_id(time: datetime, shift: timedelta) -> UUID:
-    """Return the lowest UUIDv7 of a shifted time: its first 48 bits count milliseconds."""
-    milliseconds = (time - _EPOCH + shift) // timedelta(milliseconds=1)
-    return UUID(int=min(max(milliseconds, 0), 2**48 - 1) << 80)
 
 
 def _columns() -> list[ColumnElement[Any]]:

@@ -8,6 +8,7 @@ those given, when statistics say that the table is empty. A plan that is kept wo
 is looked up in the primary key: the other indexes that have it are partial, see tables.py.
 """
 
+from millrace_database.subscription_event_statements import IS_SUBSCRIBED, SUBSCRIBERS
 from millrace_queue import CLAIMED, COMPLETED, ENTER_PLAIN
 
 # Sorted, so that two batches with the same request ids meet in one order and do not wait for each other in a circle.
@@ -110,16 +111,18 @@ FROM {done}
 WHERE jobs.job_id = ANY (ARRAY[done.id])
 """
 
-# Which of them deliver their results.
+# Which of them deliver their results, and which subscriptions want to know. Those of a job's end are returned by the statement
+# that writes it: without any, nobody asks for them.
 COMPLETE_JOBS = f"""
 {_COMPLETE.format(done="unnest($1::uuid[], $2::text[]) AS done (id, output)")}
-RETURNING jobs.job_id, coalesce(jobs.options @> '{{"delivers": true}}', false) AS delivers
+RETURNING jobs.job_id, coalesce(jobs.options @> '{{"delivers": true}}', false) AS delivers, {SUBSCRIBERS}
 """
 
+# Jobs of organisations with subscriptions are left alone: their ends may have events.
 COMPLETE_PLAIN_JOBS = f"""
 WITH given AS (
     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS lease (id, fence, output)
-), {COMPLETED}
+), {COMPLETED.replace("<unless>", IS_SUBSCRIBED)}
 {_COMPLETE.format(done="held AS done")}
 RETURNING jobs.job_id
 """  # noqa: S608 - put together of constants
@@ -135,7 +138,7 @@ FROM unnest($1::uuid[], $2::integer[], $3::uuid[]) AS claimed (job_id, attempt, 
 ) AS job
 """
 
-FAIL_JOBS = """
+FAIL_JOBS = f"""
 UPDATE jobs
 SET status = failed.status, run_at = coalesce(failed.run_at, jobs.run_at),
     completed_at = CASE WHEN failed.status = 'pending' THEN NULL ELSE now() END,
@@ -144,11 +147,13 @@ SET status = failed.status, run_at = coalesce(failed.run_at, jobs.run_at),
 FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::boolean[])
     AS failed (job_id, status, run_at, code, message, retryable)
 WHERE jobs.job_id = ANY (ARRAY[failed.job_id])
-"""
+RETURNING jobs.job_id, {SUBSCRIBERS}
+"""  # noqa: S608 - put together of constants
 
-CANCEL_JOBS = """
+CANCEL_JOBS = f"""
 UPDATE jobs SET status = 'cancelled', completed_at = now(), version = version + 1 WHERE job_id = ANY ($1::uuid[])
-"""
+RETURNING job_id, {SUBSCRIBERS}
+"""  # noqa: S608 - put together of constants
 
 REQUEST_CANCELLATION = """
 UPDATE jobs SET status = 'cancelling', version = version + 1

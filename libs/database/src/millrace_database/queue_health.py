@@ -30,24 +30,47 @@ OLD_TRANSACTION = timedelta(minutes=1)
 # Of what Postgres does not know since when it holds back, this many transactions later stand for a while.
 _MANY_TRANSACTIONS = 10_000
 
-# $1 and $2 the type and tenant, empty: all; $3 the most depths, $4 the tables, $5 the age of old transactions, $6 the
-# number of many, $7 the tenant whose entries are no jobs. Entries are counted in one pass over the table, which is as fast as over an index and needs none.
+# Of a session, its snapshot and its own number hold back, whichever is older. A vacuum holds back nothing, and other
+# databases nothing of this one's tables; a slot does with the rows it reads (`xmin`), not with those of the catalog.
+# $1 the age of what is old, $2 how many transactions are many.
+_OLDEST = """
+holders AS MATERIALIZED (
+    SELECT pid, concat_ws(' as ', nullif(application_name, ''), usename) AS owner, coalesce(state, '') AS state,
+        xact_start AS since, greatest(age(backend_xid), age(backend_xmin)) AS behind
+    FROM pg_stat_activity
+    WHERE (backend_xid IS NOT NULL OR backend_xmin IS NOT NULL) AND pid <> pg_backend_pid()
+        AND (datname = current_database() OR datname IS NULL)
+        AND pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum)
+    UNION ALL
+    SELECT 0, slot_name, 'replication slot', NULL, age(xmin) FROM pg_replication_slots WHERE xmin IS NOT NULL
+    UNION ALL
+    SELECT 0, gid, 'prepared transaction', prepared, age(transaction)
+    FROM pg_prepared_xacts
+    WHERE database = current_database()
+), oldest AS (
+    SELECT pid, owner, state, since, behind
+    FROM holders
+    WHERE behind > 0 AND CASE WHEN since IS NULL THEN behind >= $2::integer ELSE since <= now() - $1::interval END
+    ORDER BY behind DESC, since
+    LIMIT 1
+)
+"""
+
+# $3 and $4 the type and tenant, empty: all; $5 the most depths, $6 the tables, $7 the tenant whose entries are no jobs. Entries are
+# counted in one pass over the table, which is as fast as over an index and needs none.
 #
 # What is ready and stands before a gate that is shut is held: an entry is parked only once a claim came to it, and never
 # for a limit or a pause of its type.
 #
 # The counts of the last minute begin with a whole bucket, so that they span 60 to 70 s.
-#
-# Of a session, its snapshot and its own number hold back, whichever is older. A vacuum holds back nothing, and other
-# databases nothing of this one's tables; a slot does with the rows it reads (`xmin`), not with those of the catalog.
-_HEALTH = """
+_HEALTH = f"""
 WITH entries AS MATERIALIZED (
     SELECT type, tenant AS org_id, count(*) FILTER (WHERE state = 'ready') AS ready,
         count(*) FILTER (WHERE state = 'scheduled') AS scheduled, count(*) FILTER (WHERE state = 'parked') AS held,
         count(*) FILTER (WHERE state = 'running') AS running,
         now() - min(least(run_at, now())) FILTER (WHERE state IN ('ready', 'parked')) AS oldest_wait, count(*) AS depth
     FROM queue
-    WHERE ($1::text = '' OR type = $1::text) AND ($2::text = '' OR tenant = $2::text) AND tenant <> $7::text
+    WHERE ($3::text = '' OR type = $3::text) AND ($4::text = '' OR tenant = $4::text) AND tenant <> $7::text
     GROUP BY type, tenant
 ), shut_types AS MATERIALIZED (
     SELECT type
@@ -85,7 +108,7 @@ WITH entries AS MATERIALIZED (
 ), flow AS MATERIALIZED (
     SELECT type, org_id, sum(created) / min(seconds) AS created, sum(finished) / min(seconds) AS finished
     FROM job_flow JOIN span ON bucket >= since
-    WHERE ($1::text = '' OR type = $1::text) AND ($2::text = '' OR org_id = $2::text) AND org_id <> $7::text
+    WHERE ($3::text = '' OR type = $3::text) AND ($4::text = '' OR org_id = $4::text) AND org_id <> $7::text
     GROUP BY type, org_id
 ), depths AS MATERIALIZED (
     SELECT type, org_id, CASE WHEN shut THEN 0 ELSE coalesce(ready, 0) END AS ready,
@@ -94,32 +117,13 @@ WITH entries AS MATERIALIZED (
         coalesce(finished, 0)::float8 AS finished
     FROM told FULL JOIN flow USING (type, org_id)
     ORDER BY coalesce(depth, 0) DESC, created DESC NULLS LAST, type, org_id
-    LIMIT $3::integer
+    LIMIT $5::integer
 ), tables AS (
     SELECT hot.name, stat.n_live_tup, stat.n_dead_tup, pg_total_relation_size(stat.relid) AS size,
         greatest(stat.last_vacuum, stat.last_autovacuum) AS last_vacuum, hot.place
-    FROM unnest($4::text[]) WITH ORDINALITY AS hot (name, place)
+    FROM unnest($6::text[]) WITH ORDINALITY AS hot (name, place)
     JOIN pg_stat_user_tables AS stat ON stat.relid = to_regclass(hot.name)
-), holders AS MATERIALIZED (
-    SELECT pid, concat_ws(' as ', nullif(application_name, ''), usename) AS owner, coalesce(state, '') AS state,
-        xact_start AS since, greatest(age(backend_xid), age(backend_xmin)) AS behind
-    FROM pg_stat_activity
-    WHERE (backend_xid IS NOT NULL OR backend_xmin IS NOT NULL) AND pid <> pg_backend_pid()
-        AND (datname = current_database() OR datname IS NULL)
-        AND pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum)
-    UNION ALL
-    SELECT 0, slot_name, 'replication slot', NULL, age(xmin) FROM pg_replication_slots WHERE xmin IS NOT NULL
-    UNION ALL
-    SELECT 0, gid, 'prepared transaction', prepared, age(transaction)
-    FROM pg_prepared_xacts
-    WHERE database = current_database()
-), oldest AS (
-    SELECT pid, owner, state, since, behind
-    FROM holders
-    WHERE behind > 0 AND CASE WHEN since IS NULL THEN behind >= $6::integer ELSE since <= now() - $5::interval END
-    ORDER BY behind DESC, since
-    LIMIT 1
-)
+), {_OLDEST}
 SELECT
     ARRAY(
         SELECT ROW(type, org_id, ready, scheduled, held, running, oldest_wait, created, finished) FROM depths
@@ -128,7 +132,12 @@ SELECT
         SELECT ROW(name::text, n_live_tup, n_dead_tup, size, last_vacuum) FROM tables ORDER BY place
     ) AS tables,
     (SELECT ROW(pid, owner::text, state::text, since, behind::bigint) FROM oldest) AS oldest
-"""
+"""  # noqa: S608 - put together of constants
+
+_OLDEST_ALONE = f"""
+WITH {_OLDEST}
+SELECT pid, owner::text, state::text, since AS started_at, behind::bigint AS transactions_behind FROM oldest
+"""  # noqa: S608 - put together of constants
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +222,21 @@ async def queue_health(
 
     """
     (row,) = await conn.fetch(
-        _HEALTH, type_, org_id, MOST_DEPTHS, HOT_TABLES, old, _MANY_TRANSACTIONS, SYSTEM_TENANT
+        _HEALTH, old, _MANY_TRANSACTIONS, type_, org_id, MOST_DEPTHS, HOT_TABLES, SYSTEM_TENANT
     )
     return QueueHealth(
         depths=[QueueDepth(*depth) for depth in row["depths"]],
         tables=[TableHealth(*table) for table in row["tables"]],
         oldest_transaction=row["oldest"] and OldestTransaction(*row["oldest"]),
     )
+
+
+async def oldest_transaction(
+    conn: asyncpg.Connection, *, old: timedelta = OLD_TRANSACTION
+) -> OldestTransaction | None:
+    """Return what has kept Postgres from removing dead rows for longer than `old`, and the longest; None: nothing has.
+
+    The connection is outside of any transaction.
+    """
+    row = await conn.fetchrow(_OLDEST_ALONE, old, _MANY_TRANSACTIONS)
+    return None if row is None else OldestTransaction(**row)

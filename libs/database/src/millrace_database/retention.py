@@ -7,10 +7,11 @@ jobs from time to time, for what the others have passed by: jobs that took days,
 So each job is read a few times in its life, however many are kept.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import chain
+from uuid import UUID
 
 import asyncpg
 
@@ -26,7 +27,7 @@ SHARE_OF_TIME = 0.1
 _WHOLE = timedelta()
 # How long after its creation a job may end and still be found by the first sweep, the second, the third.
 _LAGS = (timedelta(minutes=10), timedelta(hours=3), timedelta(days=1))
-_REST = timedelta(minutes=1)
+_REST = timedelta(minutes=5)
 _WHOLE_REST = timedelta(days=7)
 
 _RULES = "SELECT type, options::text, overrides::text FROM job_types"
@@ -41,8 +42,14 @@ class Retention:
 
     def sweeps(self) -> list[timedelta]:
         """Return the ages at which jobs are looked at; 0 stands for the sweep of all jobs."""
-        kept = set(chain.from_iterable(_periods(rule) for rule in (self.default, *self.types.values())))
-        return [_WHOLE, *sorted(period + lag for period in kept for lag in _LAGS)]
+        return [_WHOLE, *sorted(period + lag for period in self._kept() for lag in _LAGS)]
+
+    def shortest(self) -> timedelta | None:
+        """Return the shortest time that any finished job is kept; None: all are kept for ever."""
+        return min(self._kept(), default=None)
+
+    def _kept(self) -> set[timedelta]:
+        return set(chain.from_iterable(_periods(rule) for rule in (self.default, *self.types.values())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,17 @@ class Swept:
 
     visited: int
     removed: int
+    next_in: float = field(default=0.0, compare=False)
+    """The seconds until a sweep goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """A batch of jobs: how many were looked at, how many of them are kept no longer, and the last one's id."""
+
+    visited: int
+    found: int
+    last: UUID
 
 
 def effective_retention(options: TypeOptions, overrides: TypeOptions) -> RetentionRule:
@@ -88,12 +106,54 @@ async def sweep_jobs(conn: asyncpg.Connection, retention: Retention, *, limit: i
         What was done. None: somebody else is at work, or all sweeps pause.
 
     """
-    sweeps, rules = retention.sweeps(), retention.types
+    sweeps = retention.sweeps()
     if await conn.fetchval(statements.TAKE_TURN, sweeps) is None:
         return None
     row = await conn.fetchrow(
         statements.SWEEP,
         sweeps,
+        *_arguments(retention),
+        limit,
+        _REST,
+        _WHOLE_REST,
+        SHARE_OF_TIME,
+    )
+    return None if row is None else Swept(**row)
+
+
+async def remove_expired(
+    conn: asyncpg.Connection, retention: Retention, after: UUID, *, limit: int, dry_run: bool
+) -> Expired:
+    """Look at up to `limit` jobs behind an id, however old, and remove those that are kept no longer, with their attempts.
+
+    Takes no part in the sweeps, and may run beside them. Only those are looked at that were created before anything may be
+    due, as their ids tell; fewer than `limit`: there are no more. With `dry_run` they are only counted.
+    """
+    if (shortest := retention.shortest()) is None:
+        return Expired(0, 0, after)
+    statement = statements.COUNT_EXPIRED if dry_run else statements.REMOVE_EXPIRED
+    (row,) = await conn.fetch(statement, after, *_arguments(retention), limit, shortest)
+    return Expired(row["visited"], row["found"], row["last"] or after)
+
+
+async def count_abandoned_imports(conn: asyncpg.Connection) -> int:
+    """Return how many unfinished imports there are whose job is gone."""
+    count: int = await conn.fetchval(statements.COUNT_ABANDONED_IMPORTS)
+    return count
+
+
+async def remove_abandoned_import(conn: asyncpg.Connection, *, limit: int) -> int | None:
+    """Remove up to `limit` rows of an unfinished import whose job is gone, and the import with the last of them.
+
+    Returns how many rows were removed: fewer than `limit` with the import. None: there is no such import.
+    """
+    (row,) = await conn.fetch(statements.REMOVE_ABANDONED_IMPORT, limit)
+    return row["rows"] if row["imports"] else None
+
+
+def _arguments(retention: Retention) -> list[object]:
+    rules = retention.types
+    return [
         list(rules),
         [rule.completed for rule in rules.values()],
         [rule.failed for rule in rules.values()],
@@ -101,26 +161,7 @@ async def sweep_jobs(conn: asyncpg.Connection, retention: Retention, *, limit: i
         retention.default.completed,
         retention.default.failed,
         retention.default.cancelled,
-        limit,
-        _REST,
-        _WHOLE_REST,
-        SHARE_OF_TIME,
-    )
-    return None if row is None else Swept(row["visited"], row["removed"])
-
-
-async def seconds_until_sweep(conn: asyncpg.Connection, ages: Sequence[timedelta]) -> float:
-    """Return when the next of the sweeps goes on, in seconds from now; 0: at once."""
-    seconds: float = await conn.fetchval(statements.SECONDS_UNTIL_SWEEP, ages)
-    return seconds
-
-
-async def remove_abandoned_import(conn: asyncpg.Connection, *, limit: int) -> bool:
-    """Remove up to `limit` rows of an unfinished import whose job is gone, and the import with the last of them.
-
-    Returns whether there was one; then there may be more to remove.
-    """
-    return bool(await conn.fetchval(statements.REMOVE_ABANDONED_IMPORT, limit))
+    ]
 
 
 def _periods(rule: RetentionRule) -> list[timedelta]:

@@ -247,25 +247,6 @@ job_flow = Table(
     },
 )
 
-# A row stands for an object in the store: the object is written first, the row after it.
-files = Table(
-    "files",
-    metadata,
-    Column("file_id", UUID, primary_key=True),
-    Column("org_id", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("content_type", Text, nullable=False),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("sha256", Text, nullable=False),
-    Column("provider", Text, nullable=False),
-    Column("object_key", Text, nullable=False, unique=True),
-    Column("created_by", Text, nullable=False, server_default=""),
-    Column("created_at", _TIME, nullable=False, server_default=_NOW),
-    Column("job_id", UUID),
-    CheckConstraint("size_bytes >= 0", name="size_bytes"),
-    Index("files_by_org", "org_id", text("file_id DESC")),
-)
-
 # A named table of rows that imports fill and reports read.
 datasets = Table(
     "datasets",

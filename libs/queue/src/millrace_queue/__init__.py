@@ -59,7 +59,15 @@ from millrace_queue.waiting import (
     seconds_until_due,
     seconds_until_expiry,
 )
-from millrace_queue.workers import heartbeat, held_leases, register_worker, rescue, unregister_worker
+from millrace_queue.workers import (
+    count_forgettable_workers,
+    forget_lost_workers,
+    heartbeat,
+    held_leases,
+    register_worker,
+    rescue,
+    unregister_worker,
+)
 
 __all__ = [
     "CHANNEL_READY",
@@ -111,12 +119,14 @@ __all__ = [
     "confirm_alone",
     "confirm_alone_free",
     "confirm_free",
+    "count_forgettable_workers",
     "enqueue",
     "enter_throttles",
     "expire",
     "fail",
     "find_holders",
     "find_throttles",
+    "forget_lost_workers",
     "get_tenant",
     "hand_back",
     "heartbeat",

@@ -104,15 +104,18 @@ class Listener:
         receivers: Mapping[str, Callable[[str], None]],
         *,
         is_unavailable: Callable[[BaseException], bool],
+        ping_seconds: float = _PING_INTERVAL,
     ) -> None:
         """Take how to connect, and for each channel what is called with the payload of a hint.
 
         A receiver returns at once; it sets an asyncio.Event, say. After each connect all are called with an
-        empty payload, for the hints that were missed.
+        empty payload, for the hints that were missed. `ping_seconds` is how often the connection is tried: so late may
+        it be noticed that it was lost without a word.
         """
         self._connect = connect
         self._receivers = receivers
         self._is_unavailable = is_unavailable
+        self._ping_seconds = ping_seconds
 
     async def run(self) -> None:
         """Listen until it is cancelled; the caller owns the task.
@@ -124,7 +127,7 @@ class Listener:
             try:
                 async with self._listening() as (conn, lost):
                     pause = _FIRST_PAUSE
-                    await _ping_until(lost, conn)
+                    await _ping_until(lost, conn, self._ping_seconds)
             except Exception as error:
                 if not self._is_unavailable(error):
                     raise
@@ -155,10 +158,10 @@ def _receive_with(receiver: Callable[[str], None]) -> Callable[..., None]:
     return receive
 
 
-async def _ping_until(lost: asyncio.Event, conn: Connection) -> None:
+async def _ping_until(lost: asyncio.Event, conn: Connection, interval: float) -> None:
     while True:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_PING_INTERVAL):
+            async with asyncio.timeout(interval):
                 await lost.wait()
             return
         await conn.execute("SELECT 1", timeout=_PING_TIMEOUT)

@@ -119,12 +119,15 @@ RETURNING id, gated, CASE WHEN gated THEN type END AS type, CASE WHEN gated THEN
 """
 
 # As COMPLETE, a part of a WITH clause. A CTE `given` before it has the leases' ids and fences, and whatever else; `held` is
-# what holds of them. Entries that have passed a gate are left alone: who ends one has to let others through.
+# what holds of them. Entries that have passed a gate are left alone: who ends one has to let others through. So are those
+# of which the caller's condition in place of <unless>, which may read their row as `queue`, holds.
 COMPLETED = """
 held AS MATERIALIZED (
     SELECT lease.*
     FROM (SELECT * FROM given ORDER BY id) AS lease CROSS JOIN LATERAL (
-        SELECT FROM queue WHERE queue.id = lease.id AND queue.fence = lease.fence AND NOT queue.gated FOR UPDATE
+        SELECT FROM queue
+        WHERE queue.id = lease.id AND queue.fence = lease.fence AND NOT queue.gated AND NOT <unless>
+        FOR UPDATE
     ) AS entry
 ), removed AS (
     DELETE FROM queue WHERE id = ANY (ARRAY(SELECT held.id FROM held))
@@ -232,16 +235,18 @@ WITH lost AS (
 {_REMEMBER}"""  # noqa: S608 - put together of constants
 
 # Not at once: what a worker claimed at the moment it was removed may not be seen yet.
-FORGET_LOST_WORKERS = """
-DELETE FROM queue_lost_workers
-WHERE worker_id IN (
-    SELECT worker_id
-    FROM queue_lost_workers AS lost
-    WHERE removed_at < now() - interval '1 hour'
-        AND NOT EXISTS (SELECT FROM queue WHERE queue.worker_id = lost.worker_id AND queue.state = 'running')
-    FOR UPDATE SKIP LOCKED
-)
+_FORGETTABLE = """
+FROM queue_lost_workers AS lost
+WHERE removed_at < now() - interval '1 hour'
+    AND NOT EXISTS (SELECT FROM queue WHERE queue.worker_id = lost.worker_id AND queue.state = 'running')
 """
+
+FORGET_LOST_WORKERS = f"""
+DELETE FROM queue_lost_workers
+WHERE worker_id IN (SELECT worker_id {_FORGETTABLE} FOR UPDATE SKIP LOCKED)
+"""  # noqa: S608 - put together of constants
+
+COUNT_FORGETTABLE_WORKERS = f"SELECT count(*) {_FORGETTABLE}"
 
 SECONDS_UNTIL_DUE = """
 SELECT greatest(extract(epoch FROM run_at - now()), 0)::double precision

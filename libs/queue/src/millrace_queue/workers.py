@@ -84,11 +84,25 @@ async def rescue(conn: Connection, *, limit: int, freed: Freed | None = None) ->
     """
     await conn.execute(statements.CLAMP_HEARTBEATS)
     await conn.execute(statements.REMOVE_LOST_WORKERS)
-    await conn.execute(statements.FORGET_LOST_WORKERS)
+    await forget_lost_workers(conn)
     async with in_transaction(conn):
         orphans = await conn.fetch(attempt_statements.ORPHANS, limit)
         outcomes = await lapse(conn, [Lease(row["id"], row["fence"]) for row in orphans], freed=freed)
     return [_rescued(row, outcomes[row["id"]]) for row in orphans]
+
+
+async def forget_lost_workers(conn: Connection) -> int:
+    """Forget who the workers were that were lost more than an hour ago and hold nothing; return how many there were.
+
+    A rescue does it, too: this is for those after which none came.
+    """
+    return int((await conn.execute(statements.FORGET_LOST_WORKERS)).split()[1])
+
+
+async def count_forgettable_workers(conn: Connection) -> int:
+    """Return how many workers `forget_lost_workers` would forget."""
+    count: int = await conn.fetchval(statements.COUNT_FORGETTABLE_WORKERS)
+    return count
 
 
 def _rescued(orphan: asyncpg.Record, outcome: FailOutcome) -> Rescued:

@@ -107,12 +107,47 @@ class Aborted(ApiError):
 
 
 class ResourceExhausted(ApiError):
-    """A limit or quota is reached; RetryInfo says when to try again."""
+    """A limit or quota is reached; RetryInfo says when to try again, if waiting helps (`retry_after` is not None)."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    def __init__(self, description: str, *, retry_after: timedelta = _DEFAULT_RETRY_AFTER) -> None:
-        super().__init__(description, reason="LIMIT_REACHED", details=[_retry_info(retry_after)])
+    def __init__(self, description: str, *, retry_after: timedelta | None = _DEFAULT_RETRY_AFTER) -> None:
+        details = () if retry_after is None else (_retry_info(retry_after),)
+        super().__init__(description, reason="LIMIT_REACHED", details=details)
+
+
+class QuotaExceeded(ApiError):
+    """The request would go beyond a quota, now and later; QuotaFailure names it.
+
+    `quota` is the stable word for it, such as `files.total_bytes`, `subject` whose it is, `allowed` how much that is.
+    """
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, quota: str, subject: str, description: str, *, allowed: int) -> None:
+        violation = error_details_pb2.QuotaFailure.Violation(
+            subject=_shortened(subject, 128),
+            description=_shortened(description, 300),
+            quota_id=quota,
+            quota_value=allowed,
+        )
+        super().__init__(
+            description,
+            reason="QUOTA_EXCEEDED",
+            details=[error_details_pb2.QuotaFailure(violations=[violation])],
+        )
+
+
+class OutOfRange(ApiError):
+    """A part is asked for that lies behind the end; BadRequest names the field that says where it begins."""
+
+    code = grpc.StatusCode.OUT_OF_RANGE
+
+    def __init__(self, field: str, description: str) -> None:
+        violation = FieldViolation(field, description)
+        super().__init__(
+            f"{field}: {description}", reason="OUT_OF_RANGE", details=[_bad_request([violation])]
+        )
 
 
 class Unavailable(ApiError):

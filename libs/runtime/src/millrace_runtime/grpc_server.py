@@ -104,8 +104,13 @@ def bind(server: grpc.aio.Server, host: str, port: int) -> int:
 
 def advertised_address(settings: Settings, port: int) -> str:
     """Return where other services reach a server that listens on `port`."""
+    return join_host_port(advertised_host(settings), port)
+
+
+def advertised_host(settings: Settings) -> str:
+    """Return the name or address at which others reach what listens here."""
     host = settings.advertised_host or settings.host
-    return join_host_port(socket.gethostname() if is_wildcard(host) else host, port)
+    return socket.gethostname() if is_wildcard(host) else host
 
 
 def _check_can_bind(host: str, port: int) -> None:

@@ -11,6 +11,7 @@ PREFIX = "MILLRACE_"
 
 _KIBIBYTE = 1024
 _MEBIBYTE = 1024 * _KIBIBYTE
+_GIBIBYTE = 1024 * _MEBIBYTE
 
 # What the SDK and the command read; they may share their environment with a service.
 _CLIENT_VARIABLES = frozenset({"MILLRACE_ORG_ID", "MILLRACE_SCHEDULER_ADDRESS", "MILLRACE_WORKER_ADDRESS"})
@@ -103,8 +104,65 @@ class Settings(BaseSettings):
     max_input_bytes: int = Field(default=_MEBIBYTE, ge=2)
     """The largest input of a job, in bytes of JSON."""
 
-    storage_provider: str = "local"
-    """The object store, by name. `local` keeps files under `data_dir`."""
+    storage_provider: Literal["local", "s3"] = "local"
+    """Where new files are kept: `local`, under `data_dir`, or `s3`, in `s3_bucket`. Files stay readable where they are."""
+
+    s3_bucket: str | None = None
+    """The bucket. It is not created."""
+
+    s3_endpoint: str | None = None
+    """The URL of an S3-compatible server. Unset: AWS."""
+
+    s3_public_endpoint: str | None = None
+    """The URL under which those who get presigned URLs reach that server. Unset: `s3_endpoint`."""
+
+    s3_region: str | None = None
+    """The region; `auto` for R2. Unset: as AWS's own settings say, else us-east-1."""
+
+    s3_prefix: str = ""
+    """What the keys of new objects begin with, such as `millrace/`."""
+
+    s3_path_style: bool | None = None
+    """Whether the bucket stands in the path of URLs and not in the host. Unset: yes with `s3_endpoint`."""
+
+    s3_pool_size: int = Field(default=50, ge=1, le=1000)
+    """Connections to the object store per process, at most."""
+
+    s3_connect_seconds: float = Field(default=5.0, gt=0, le=300)
+    """How long a connection to the object store may take."""
+
+    s3_read_seconds: float = Field(default=60.0, gt=0, le=3600)
+    """How long the object store may be silent."""
+
+    s3_attempts: int = Field(default=5, ge=1, le=20)
+    """How often a request to the object store is made before it has failed."""
+
+    files_port: Port = 50054
+    """The port where the Jobs service takes and gives presigned content while the store is `local`; 0: any free one."""
+
+    files_url: str | None = None
+    """The URL under which clients reach that port. Unset: http, at `advertised_host` or this machine."""
+
+    file_max_bytes: int = Field(default=5 * _GIBIBYTE, ge=0)
+    """The largest file that may be uploaded, in bytes, where nothing else is set for the organisation; 0: no limit."""
+
+    files_max_total_bytes: int = Field(default=0, ge=0)
+    """What the files of an organisation may take up, in bytes, where nothing else is set for it; 0: no limit."""
+
+    files_max_count: int = Field(default=0, ge=0)
+    """How many files an organisation may have, where nothing else is set for it; 0: no limit."""
+
+    files_allowed_types: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
+    """The media types that may be uploaded, such as `text/*,application/pdf`. Unset: all."""
+
+    files_temporary_hours: float = Field(default=24.0, gt=0, le=87_600)
+    """For how long temporary files are kept."""
+
+    files_deleted_days: float = Field(default=7.0, ge=0, le=36_500)
+    """For how long deleted files can be undeleted."""
+
+    storage_cleanup_dry_run: bool = False
+    """Has the clean-up of the storage say what it would remove, and remove nothing."""
 
     handlers: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ("millrace_worker.handlers",)
     """The modules whose job handlers the worker runs, separated by commas."""
@@ -126,6 +184,9 @@ class Settings(BaseSettings):
 
     retention_cancelled: Days = 30.0
     """For how many days cancelled jobs are kept, when their type says nothing else."""
+
+    subscription_failing_hours: float = Field(default=24.0, gt=0, le=8760)
+    """A subscription whose endpoint has failed for so many hours is disabled."""
 
     webhook_allow_private: bool = False
     """Lets webhooks go to private addresses and to http, for development."""
@@ -151,6 +212,12 @@ class Settings(BaseSettings):
     download_link: str | None = None
     """Where people download a file, with `{org_id}` and `{file_id}` in it, for links in e-mails and webhooks. Unset: the
     file's id stands in their place."""
+
+    @model_validator(mode="after")
+    def _has_a_bucket(self) -> Self:
+        if self.storage_provider == "s3" and self.s3_bucket is None:
+            raise ValueError("MILLRACE_S3_BUCKET is needed with MILLRACE_STORAGE_PROVIDER=s3")
+        return self
 
     @model_validator(mode="after")
     def _logs_in_with_both(self) -> Self:

@@ -2,27 +2,50 @@
 
 import asyncio
 import errno
+import itertools
+import math
 import os
-import stat
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
-from uuid import uuid4
+from typing import ParamSpec, TypeVar
 
-from millrace_storage.object_store import ObjectMissingError, ObjectStore, StoredObject, checked_key
+from millrace_storage.local_incoming import (
+    INCOMING_FOLDER,
+    incoming_path,
+    new_incoming_path,
+    unfinished_write,
+    unfinished_writes,
+)
+from millrace_storage.local_listing import local_objects, stored_object
+from millrace_storage.local_presigning_key import local_presigning_key
+from millrace_storage.local_tree import LocalTree
+from millrace_storage.object_store import (
+    ObjectMissingError,
+    ObjectStore,
+    PresignedRequest,
+    StoredObject,
+    StoreRefusedError,
+    StoreUnavailableError,
+    UnfinishedWrite,
+    checked_key,
+)
+from millrace_storage.presigned_signature import PresignedGet, PresignedPut, RequestSigner, checked_type
+from millrace_storage.uninterrupted import to_the_end
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_GIBIBYTE = 1 << 30
 _CHUNK_BYTES = 256 * 1024
 _LISTED_AT_ONCE = 1000
-_ABANDONED_AFTER_SECONDS = 24 * 3600
-# No key begins so: what is being written is no object yet.
-_INCOMING = ".incoming"
-_FOLDER_MODE = 0o700
-_FILE_MODE = 0o600
-_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# The last two: a step of the path is no folder, or a symbolic link.
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_DELETED_AT_ONCE = 100
+# What does not pass by waiting.
+_REFUSALS = frozenset({
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG,
+})  # fmt: skip
 
 
 class LocalObjectStore(ObjectStore):
@@ -34,205 +57,243 @@ class LocalObjectStore(ObjectStore):
     """
 
     provider = "local"
+    bucket = ""
+    max_presigned_bytes = 5 * _GIBIBYTE
 
-    def __init__(self, root: Path) -> None:
-        self._root = root.absolute()
+    files_url: str | None
+    """The URL that a `PresignedServer` of the folder has for clients; one that starts sets it when it is not set."""
 
-    async def put(self, key: str, chunks: AsyncIterator[bytes]) -> StoredObject:
+    def __init__(self, root: Path, *, files_url: str | None = None) -> None:
+        self.files_url = files_url
+        self._tree = LocalTree(root, lasting=INCOMING_FOLDER)
+        self._signer: RequestSigner | None = None
+
+    @property
+    def root(self) -> Path:
+        """The folder that the objects are in. It is made by what is written first."""
+        return self._tree.root
+
+    async def put(
+        self,
+        key: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        expected_bytes: int | None = None,  # noqa: ARG002 - nothing depends on it here
+    ) -> StoredObject:
         """Store an object, as `ObjectStore.put` says."""
-        checked_key(key)
-        incoming = uuid4().hex
-        size = 0
+        incoming = new_incoming_path(checked_key(key))
         try:
-            await self._begin_whole(incoming)
+            # What is not there yet cannot be removed: when cancelled, not before this is done.
+            await _whole_visit(self._begin, incoming)
             async for block in _blocks(chunks):
-                await asyncio.to_thread(self._append, incoming, block)
-                size += len(block)
-            await asyncio.to_thread(self._sync, incoming)
+                await _visit(self._append, incoming, block)
+            await _visit(self._sync, incoming)
         except BaseException:
-            await asyncio.to_thread(self._discard, incoming)
+            await _whole_visit(self._discard, incoming)
             raise
-        await self._publish_whole(incoming, key)
-        return StoredObject(key, size)
+        return await self._publish_whole(incoming, key)
 
     async def get(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """Return the bytes of an object, as `ObjectStore.get` says."""
-        found = await self.head(key)
+        found = await _visit(self._tree.stat, checked_key(key).split("/"))
         if found is None:
             raise ObjectMissingError(key)
-        return self._read(key, start, found.size_bytes if end is None else min(end, found.size_bytes))
+        return self._read(key, found, start, found.st_size if end is None else min(end, found.st_size))
 
     async def head(self, key: str) -> StoredObject | None:
         """Return what is known of an object, or None when there is no such object."""
-        size = await asyncio.to_thread(self._size, checked_key(key))
-        return None if size is None else StoredObject(key, size)
+        found = await _visit(self._tree.stat, checked_key(key).split("/"))
+        return None if found is None else stored_object(key, found)
+
+    async def move(self, source: str, target: str) -> StoredObject:
+        """Give an object another key, as `ObjectStore.move` says; there is no moment without either."""
+        paths = checked_key(source).split("/"), checked_key(target).split("/")
+        return stored_object(target, await _whole_visit(self._tree.rename, *paths))
 
     async def delete(self, key: str) -> None:
         """Delete an object; nothing happens when there is no such object."""
-        await asyncio.to_thread(self._delete, checked_key(key))
+        await _visit(self._delete, checked_key(key))
+
+    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, str]:
+        """Delete objects, as `ObjectStore.delete_many` says."""
+        paths = [checked_key(key).split("/") for key in keys]
+        failed: dict[str, str] = {}
+        for start in range(0, len(paths), _DELETED_AT_ONCE):
+            failed |= await _visit(self._delete_batch, paths[start : start + _DELETED_AT_ONCE])
+        return failed
 
     async def list(self, prefix: str = "") -> AsyncIterator[StoredObject]:
         """Yield the objects whose keys start with `prefix`, by their keys."""
-        found = self._walk([], prefix)
-        while objects := await asyncio.to_thread(_take, found, _LISTED_AT_ONCE):
+        found = local_objects(self._tree, prefix)
+        while objects := await _visit(_take, found, _LISTED_AT_ONCE):
             for stored in objects:
                 yield stored
 
-    async def _read(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
+    async def list_unfinished(self, prefix: str = "") -> AsyncIterator[UnfinishedWrite]:
+        """Yield what is being written, or was when its writer died; it counts as begun when it was last added to."""
+        found = unfinished_writes(self._tree)
+        while writes := await _visit(_take, found, _LISTED_AT_ONCE):
+            for write in writes:
+                if write.key.startswith(prefix):
+                    yield write
+
+    async def abort_unfinished(self, write: UnfinishedWrite) -> None:
+        """Remove what a writer has left behind; one that is still at it fails with StoreUnavailableError."""
+        if unfinished_write(write.token, write.begun_at) == write:
+            await _visit(self._discard, incoming_path(write.token))
+
+    async def presign_put(
+        self, key: str, *, size_bytes: int, content_type: str, expires_in: timedelta
+    ) -> PresignedRequest:
+        """Return a request that stores an object, as `ObjectStore.presign_put` says; a `PresignedServer` answers it.
+
+        Raises:
+            StoreRefusedError: there is no such server here, and none is named.
+            ValueError: the length or the media type cannot be asked for.
+
+        """
+        if not 0 <= size_bytes <= self.max_presigned_bytes:
+            raise ValueError("the length is beyond what one request can put")
+        request = PresignedPut(checked_key(key), _moment(expires_in), checked_type(content_type), size_bytes)
+        headers = {"Content-Type": content_type, "Content-Length": str(size_bytes)}
+        return PresignedRequest("PUT", await self._signed_url(request), headers)
+
+    async def presign_get(
+        self, key: str, *, file_name: str, content_type: str, expires_in: timedelta
+    ) -> PresignedRequest:
+        """Return a request that reads an object, as `ObjectStore.presign_get` says; a `PresignedServer` answers it.
+
+        Raises:
+            StoreRefusedError: there is no such server here, and none is named.
+            ValueError: the media type cannot be asked for.
+
+        """
+        request = PresignedGet(checked_key(key), _moment(expires_in), checked_type(content_type), file_name)
+        return PresignedRequest("GET", await self._signed_url(request))
+
+    async def signer(self) -> RequestSigner:
+        """Return what signs and verifies presigned requests, by the key that all processes of the folder share."""
+        if self._signer is None:
+            self._signer = RequestSigner(await _visit(local_presigning_key, self.root))
+        return self._signer
+
+    async def _signed_url(self, request: PresignedPut | PresignedGet) -> str:
+        if self.files_url is None:
+            raise StoreRefusedError(
+                "presigned requests are not served here, and no URL is set where they are"
+            )
+        query = (await self.signer()).query(request)
+        return f"{self.files_url.rstrip('/')}/{request.key}?{query}"
+
+    async def _read(self, key: str, found: os.stat_result, start: int, end: int) -> AsyncIterator[bytes]:
         while start < end:
-            chunk = await asyncio.to_thread(self._read_chunk, key, start, min(_CHUNK_BYTES, end - start))
-            if not chunk:
-                raise ObjectMissingError(key)
+            chunk = await _visit(self._read_chunk, key, found, start, min(_CHUNK_BYTES, end - start))
             start += len(chunk)
             yield chunk
 
-    async def _begin_whole(self, incoming: str) -> None:
-        """Begin to write; when cancelled meanwhile, not before that is done: what is not there yet cannot be removed."""
-        beginning = asyncio.ensure_future(asyncio.to_thread(self._begin, incoming))
-        try:
-            await asyncio.shield(beginning)
-        except asyncio.CancelledError:
-            await asyncio.gather(beginning, return_exceptions=True)
-            raise
-
-    async def _publish_whole(self, incoming: str, key: str) -> None:
+    async def _publish_whole(self, incoming: Sequence[str], key: str) -> StoredObject:
         """Move the object into place, or, when cancelled meanwhile, leave nothing of it."""
-        publishing = asyncio.ensure_future(asyncio.to_thread(self._publish, incoming, key))
+        publishing = asyncio.ensure_future(_visit(self._publish, incoming, key))
         try:
-            await asyncio.shield(publishing)
+            return await to_the_end(_outcome(publishing))
         except asyncio.CancelledError:
-            await asyncio.wait([publishing])
-            if publishing.exception() is None:
-                await asyncio.to_thread(self._delete, key)
+            if not publishing.cancelled() and publishing.exception() is None:
+                await _whole_visit(self._delete, key)
             raise
 
-    def _begin(self, incoming: str) -> None:
-        self._root.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-        with self._folder((_INCOMING,), create=True) as folder:
-            self._remove_abandoned(folder)
-            os.close(os.open(incoming, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE, dir_fd=folder))
+    def _begin(self, incoming: Sequence[str]) -> None:
+        self._tree.create(incoming)
 
-    def _remove_abandoned(self, folder: int) -> None:
-        """Remove what processes that were killed had begun to write."""
-        for name in os.listdir(folder):
-            with suppress(FileNotFoundError):
-                changed = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime
-                if time.time() - changed > _ABANDONED_AFTER_SECONDS:
-                    os.unlink(name, dir_fd=folder)
+    def _append(self, incoming: Sequence[str], block: bytes) -> None:
+        self._tree.append(incoming, block)
 
-    def _append(self, incoming: str, block: bytes) -> None:
-        with self._folder((_INCOMING,)) as folder:
-            file = os.open(incoming, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, dir_fd=folder)
-            with os.fdopen(file, "wb", buffering=0) as writer:
-                rest = memoryview(block)
-                while rest:
-                    rest = rest[writer.write(rest) :]
+    def _sync(self, incoming: Sequence[str]) -> None:
+        self._tree.sync(incoming)
 
-    def _sync(self, incoming: str) -> None:
-        with self._folder((_INCOMING,)) as folder:
-            file = os.open(incoming, os.O_WRONLY | os.O_NOFOLLOW, dir_fd=folder)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
-
-    def _publish(self, incoming: str, key: str) -> None:
-        *folders, name = key.split("/")
-        with self._folder((_INCOMING,)) as source:
-            try:
-                with self._folder(folders, create=True) as target:
-                    os.replace(incoming, name, src_dir_fd=source, dst_dir_fd=target)
-                    os.fsync(target)
-            except BaseException:
-                with suppress(FileNotFoundError):
-                    os.unlink(incoming, dir_fd=source)
-                raise
-
-    def _discard(self, incoming: str) -> None:
-        with suppress(FileNotFoundError), self._folder((_INCOMING,)) as folder:
-            os.unlink(incoming, dir_fd=folder)
-
-    def _size(self, key: str) -> int | None:
+    def _publish(self, incoming: Sequence[str], key: str) -> StoredObject:
         try:
-            with self._file(key) as file:
-                return os.fstat(file).st_size
+            return stored_object(key, self._tree.rename(incoming, key.split("/")))
         except ObjectMissingError:
-            return None
+            raise StoreUnavailableError("what was being written was removed meanwhile") from None
+        except BaseException:
+            self._discard(incoming)
+            raise
 
-    def _read_chunk(self, key: str, start: int, length: int) -> bytes:
-        with self._file(key) as file:
-            return os.pread(file, length, start)
+    def _discard(self, incoming: Sequence[str]) -> None:
+        self._tree.remove(incoming, durably=False)
+
+    def _read_chunk(self, key: str, found: os.stat_result, start: int, length: int) -> bytes:
+        with self._tree.file(key.split("/")) as file:
+            if not _is_unchanged(found, os.fstat(file)):
+                raise ObjectMissingError(key)
+            chunk = os.pread(file, length, start)
+            # Only a network's file system gives less before the end.
+            while len(chunk) < length and (more := os.pread(file, length - len(chunk), start + len(chunk))):
+                chunk += more
+        if len(chunk) < length:
+            raise ObjectMissingError(key)
+        return chunk
 
     def _delete(self, key: str) -> None:
-        *folders, name = key.split("/")
-        with suppress(FileNotFoundError, NotADirectoryError), self._folder(folders) as folder:
-            os.unlink(name, dir_fd=folder)
-            os.fsync(folder)
+        self._tree.remove(key.split("/"))
 
-    def _walk(self, folders: Sequence[str], prefix: str) -> Iterator[StoredObject]:
-        try:
-            with self._folder(folders) as folder:
-                entries = sorted(os.scandir(folder), key=_listing_order)
-        except FileNotFoundError:
-            return
-        for entry in entries:
-            key = "/".join([*folders, entry.name])
-            if entry.name.startswith(".") or entry.is_symlink():
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                if f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/"):
-                    yield from self._walk([*folders, entry.name], prefix)
-            elif key.startswith(prefix) and (size := self._size(key)) is not None:
-                yield StoredObject(key, size)
-
-    @contextmanager
-    def _file(self, key: str) -> Iterator[int]:
-        *folders, name = key.split("/")
-        try:
-            with self._folder(folders) as folder:
-                file = os.open(name, _OPEN_FILE, dir_fd=folder)
-        except OSError as error:
-            if error.errno not in _NOT_THERE:
-                raise
-            raise ObjectMissingError(key) from None
-        try:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise ObjectMissingError(key)
-            yield file
-        finally:
-            os.close(file)
-
-    @contextmanager
-    def _folder(self, names: Sequence[str], *, create: bool = False) -> Iterator[int]:
-        """Open a folder below the root step by step, so that no step can be a symbolic link."""
-        folder = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+    def _delete_batch(self, paths: Sequence[Sequence[str]]) -> dict[str, str]:
+        """Delete objects with one flush of each folder, and say why it did not succeed by key."""
+        failed: dict[str, str] = {}
+        folders: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for path in paths:
+            folders[tuple(path[:-1])].append(path[-1])
+        for folder, names in folders.items():
+            removed = []
             for name in names:
-                if create:
-                    _make_folder(name, folder)
-                inner = os.open(name, _OPEN_FOLDER, dir_fd=folder)
-                os.close(folder)
-                folder = inner
-            yield folder
-        finally:
-            os.close(folder)
+                try:
+                    self._tree.remove([*folder, name], durably=False)
+                    removed.append(name)
+                except OSError as error:
+                    failed["/".join([*folder, name])] = str(_told(error))
+            try:
+                self._tree.sync_folder(folder)
+            except OSError as error:
+                failed |= {"/".join([*folder, name]): str(_told(error)) for name in removed}
+        return failed
 
 
-def _make_folder(name: str, parent: int) -> None:
+async def _visit(step: Callable[_P, _T], *arguments: _P.args, **options: _P.kwargs) -> _T:
+    """Have a thread do a step. Raises the interface's errors for those of the operating system."""
     try:
-        os.mkdir(name, _FOLDER_MODE, dir_fd=parent)
-    except FileExistsError:
-        return
-    os.fsync(parent)
+        return await asyncio.to_thread(step, *arguments, **options)
+    except OSError as error:
+        raise _told(error) from error
 
 
-def _listing_order(entry: os.DirEntry[str]) -> str:
-    # A folder's keys go on with "/": so the keys come out sorted as a whole.
-    return f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
+async def _whole_visit(step: Callable[_P, _T], *arguments: _P.args, **options: _P.kwargs) -> _T:
+    """Do the same, and when cancelled meanwhile, do not go on before it is done."""
+    return await to_the_end(_visit(step, *arguments, **options))
 
 
-def _take(objects: Iterator[StoredObject], count: int) -> list[StoredObject]:
-    return [stored for stored, _ in zip(objects, range(count), strict=False)]
+async def _outcome(task: asyncio.Future[_T]) -> _T:
+    return await task
+
+
+def _is_unchanged(before: os.stat_result, now: os.stat_result) -> bool:
+    # The number of a file that is gone is given to another one.
+    return os.path.samestat(before, now) and (before.st_size, before.st_mtime_ns) == (
+        now.st_size,
+        now.st_mtime_ns,
+    )
+
+
+def _told(error: OSError) -> StoreRefusedError | StoreUnavailableError:
+    told = StoreRefusedError if error.errno in _REFUSALS else StoreUnavailableError
+    return told(error.strerror or type(error).__name__)
+
+
+def _moment(expires_in: timedelta) -> int:
+    return math.ceil(time.time() + expires_in.total_seconds())
+
+
+def _take(found: Iterator[_T], count: int) -> list[_T]:
+    return list(itertools.islice(found, count))
 
 
 async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -56,6 +56,8 @@ async def _cancel(
     response.cancelling += len(outcome.running)
     parts.hints.jobs_changed()
     parts.flow.finished_many(outcome.cancelled)
+    parts.flow.created_many(outcome.created)
+    parts.hints.jobs_wait({type_ for type_, _ in outcome.created})
     for job in outcome.running:
         if job.address:
             parts.canceller.push(job.address, org_id=job.org_id, job_id=format_id("job", job.job_id))

@@ -2,20 +2,20 @@
 
 import mimetypes
 import re
-import unicodedata
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from millrace.files.v1 import files_service_pb2
+from millrace_jobs.file_names import check_file_name
 from millrace_runtime.errors import InvalidArgument
 from millrace_runtime.identity import Caller
 from millrace_runtime.validation import Violations
 
 MAX_CHUNK_BYTES = 1024 * 1024
+MAX_CREATOR_LENGTH = 256
 UNKNOWN_CONTENT_TYPE = "application/octet-stream"
 
-_MAX_NAME_BYTES = 255
-_MAX_CREATOR_LENGTH = 256
 _MAX_CONTENT_TYPE_LENGTH = 255
 _CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *;[\x20-\x7e]*)?")
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
@@ -24,6 +24,31 @@ _CONTENT_TYPES = mimetypes.MimeTypes()
 _ENCODED = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 
 _Messages: TypeAlias = AsyncIterator[files_service_pb2.UploadFileRequest]
+_Description: TypeAlias = files_service_pb2.UploadFileHeader | files_service_pb2.InitiateUploadRequest
+
+
+@dataclass(frozen=True, slots=True)
+class AnnouncedFile:
+    """What a caller says of a file before its content, checked, with what was empty filled in.
+
+    Attributes:
+        org_id: the organisation it will belong to.
+        name: its name.
+        content_type: its media type, guessed from the name when none was given.
+        size_bytes: its length, if it was given.
+        sha256: the hash of its content, if it was given.
+        created_by: whom to record as its creator.
+        temporary: whether it goes after some time.
+
+    """
+
+    org_id: str
+    name: str
+    content_type: str
+    size_bytes: int | None
+    sha256: str | None
+    created_by: str
+    temporary: bool
 
 
 async def read_header(messages: _Messages) -> files_service_pb2.UploadFileHeader:
@@ -34,49 +59,49 @@ async def read_header(messages: _Messages) -> files_service_pb2.UploadFileHeader
     return first.header
 
 
-def check_header(
-    header: files_service_pb2.UploadFileHeader, caller: Caller
-) -> files_service_pb2.UploadFileHeader:
-    """Return `header` with what is empty filled in: the content type, and the creator.
+def check_announced(description: _Description, caller: Caller, violations: Violations) -> AnnouncedFile:
+    """Return what is announced. `violations` are those of the request's other fields, reported along.
 
     Raises InvalidArgument with all that is wrong, and PermissionDenied.
     """
-    violations = Violations("header.")
-    org_id = violations.check_org_id(header.org_id)
-    _check_name(header.name, violations)
-    if header.content_type and not _is_content_type(header.content_type):
-        violations.add("content_type", 'must be a media type such as "text/csv"')
-    if header.size_bytes < 0:
+    org_id = violations.check_org_id(description.org_id)
+    check_file_name("name", description.name, violations)
+    if description.content_type:
+        check_content_type("content_type", description.content_type, violations)
+    if description.size_bytes < 0:
         violations.add("size_bytes", "must not be negative")
-    if header.sha256 and not _SHA256.fullmatch(header.sha256):
+    if description.sha256 and not _SHA256.fullmatch(description.sha256):
         violations.add("sha256", "must be 64 hexadecimal digits")
-    created_by = violations.check_text("created_by", header.created_by, max_length=_MAX_CREATOR_LENGTH)
+    created_by = violations.check_text("created_by", description.created_by, max_length=MAX_CREATOR_LENGTH)
     violations.raise_if_any()
     caller.require_organisation(org_id)
-    checked = files_service_pb2.UploadFileHeader()
-    checked.CopyFrom(header)
-    checked.content_type = header.content_type or guess_content_type(header.name)
-    checked.created_by = caller.creator(created_by)
-    return checked
+    return AnnouncedFile(
+        org_id=org_id,
+        name=description.name,
+        content_type=description.content_type or guess_content_type(description.name),
+        size_bytes=description.size_bytes if description.HasField("size_bytes") else None,
+        sha256=description.sha256.lower() or None,
+        created_by=caller.creator(created_by),
+        temporary=description.temporary,
+    )
 
 
-class Chunks:
-    """The content that follows a header. Iterating raises InvalidArgument at a message that is no chunk."""
+async def chunks_of(messages: _Messages) -> AsyncIterator[bytes]:
+    """Yield the content that follows a header. Raises InvalidArgument at a message that is no chunk."""
+    async for message in messages:
+        if not message.HasField("chunk"):
+            raise InvalidArgument([("chunk", "is required in each message behind the first")])
+        if len(message.chunk) > MAX_CHUNK_BYTES:
+            raise InvalidArgument(
+                [("chunk", f"is {len(message.chunk)} bytes long, more than {MAX_CHUNK_BYTES}")]
+            )
+        yield message.chunk
 
-    def __init__(self, messages: _Messages) -> None:
-        self._messages = messages
-        self.size = 0
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for message in self._messages:
-            if not message.HasField("chunk"):
-                raise InvalidArgument([("chunk", "is required in each message behind the first")])
-            if len(message.chunk) > MAX_CHUNK_BYTES:
-                raise InvalidArgument(
-                    [("chunk", f"is {len(message.chunk)} bytes long, more than {MAX_CHUNK_BYTES}")]
-                )
-            self.size += len(message.chunk)
-            yield message.chunk
+def check_content_type(field: str, text: str, violations: Violations) -> None:
+    """Check that a text is a media type, with parameters or without."""
+    if len(text) > _MAX_CONTENT_TYPE_LENGTH or not _CONTENT_TYPE.fullmatch(text):
+        violations.add(field, 'must be a media type such as "text/csv"')
 
 
 def guess_content_type(name: str) -> str:
@@ -85,18 +110,3 @@ def guess_content_type(name: str) -> str:
     if encoding is not None:
         return _ENCODED.get(encoding, UNKNOWN_CONTENT_TYPE)
     return content_type or UNKNOWN_CONTENT_TYPE
-
-
-def _check_name(name: str, violations: Violations) -> None:
-    if not violations.require("name", name):
-        return
-    if len(name.encode()) > _MAX_NAME_BYTES:
-        violations.add("name", f"is {len(name.encode())} bytes long, more than {_MAX_NAME_BYTES}")
-    if name in (".", ".."):
-        violations.add("name", "names a folder")
-    if "/" in name or any(unicodedata.category(character) == "Cc" for character in name):
-        violations.add("name", 'holds "/" or a control character')
-
-
-def _is_content_type(text: str) -> bool:
-    return len(text) <= _MAX_CONTENT_TYPE_LENGTH and _CONTENT_TYPE.fullmatch(text) is not None

@@ -66,6 +66,8 @@ class JobControlMethods(ServicerMethods):
         self._parts.hints.jobs_changed()
         if cancelled.ended_type is not None:
             self._parts.flow.finished(cancelled.ended_type, org_id)
+        self._parts.flow.created_many(cancelled.created)
+        self._parts.hints.jobs_wait({type_ for type_, _ in cancelled.created})
         if address := (cancelled.worker_details or {}).get("address"):
             self._parts.canceller.push(address, org_id=org_id, job_id=format_id("job", job_id))
         return jobs_service_pb2.CancelJobResponse(job=job_message(record))

@@ -1,7 +1,7 @@
 """Which jobs ListJobs wants, and pages of them that fit into a message."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -42,6 +42,9 @@ def check_query(request: jobs_service_pb2.ListJobsRequest, violations: Violation
     """Return what `request` asks for. All that is wrong is added to `violations`; the query is good for nothing then."""
     org_id = violations.check_org_id(request.org_id, allow_all=True)
     filters = check_filters(org_id, request, violations)
+    if request.parent_job_id:
+        parent_job_id = violations.check_id("parent_job_id", request.parent_job_id, "job")
+        filters = replace(filters, parent_job_id=parent_job_id)
     return JobQuery(filters, violations.check_page_size(request.page_size), _bound_to(filters))
 
 
@@ -85,5 +88,9 @@ def _bound_to(filters: JobFilters) -> dict[str, Any]:
         "schedule_id": filters.schedule_id and format_id("schedule", filters.schedule_id),
         "metadata": filters.metadata_json and orjson.loads(filters.metadata_json),
     }
-    # Versions that do not know the filter take each other's tokens as long as it is not used.
-    return bound_to | ({"error_codes": filters.error_codes} if filters.error_codes else {})
+    # Versions that do not know these filters take each other's tokens as long as they are not used.
+    if filters.error_codes:
+        bound_to["error_codes"] = filters.error_codes
+    if filters.parent_job_id is not None:
+        bound_to["parent_job_id"] = format_id("job", filters.parent_job_id)
+    return bound_to

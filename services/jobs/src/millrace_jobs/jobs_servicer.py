@@ -8,6 +8,7 @@ from millrace_jobs.attempt_methods import AttemptMethods, attempt_counts
 from millrace_jobs.job_control_methods import JobControlMethods
 from millrace_jobs.job_lists import check_query, read_page
 from millrace_jobs.job_messages import job_message
+from millrace_jobs.job_output_methods import JobOutputMethods
 from millrace_jobs.job_requests import MAX_BATCH_SIZE
 from millrace_jobs.job_type_methods import JobTypeMethods
 from millrace_jobs.organisation_methods import OrganisationMethods
@@ -22,6 +23,7 @@ from millrace_runtime.validation import Violations
 class JobsServicer(
     AttemptMethods,
     JobControlMethods,
+    JobOutputMethods,
     JobTypeMethods,
     OrganisationMethods,
     QueueHealthMethods,

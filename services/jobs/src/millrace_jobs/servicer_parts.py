@@ -14,6 +14,7 @@ from millrace_jobs.execution_canceller import ExecutionCanceller
 from millrace_jobs.job_creator import JobCreator
 from millrace_jobs.job_watcher import JobWatcher
 from millrace_runtime.errors import FailedPrecondition, NotFound
+from millrace_storage import FileStore
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -28,6 +29,7 @@ class ServicerParts:
     canceller: ExecutionCanceller
     hints: JobHints
     flow: FlowCounter
+    files: FileStore
 
 
 class ServicerMethods:

@@ -1,23 +1,15 @@
 """Delivery messages: what a caller sent is checked and stored as JSON, what was stored is shown."""
 
-import base64
-import binascii
 import re
-from urllib.parse import urlsplit
 
 from google.protobuf import json_format
 
 from millrace.scheduler.v1 import schedule_pb2
-from millrace_runtime.public_addresses import is_odd_address, is_public_address
+from millrace_runtime.email_addresses import check_email_addresses
 from millrace_runtime.text_templates import render_template, unknown_variables_of
 from millrace_runtime.validation import Violations
+from millrace_runtime.webhook_fields import check_webhook_secret, check_webhook_url
 
-_MAX_URL_LENGTH = 2_000
-_SECRET_PREFIX = "whsec_"  # noqa: S105 - no secret itself
-_SECRET_BYTES = range(24, 65)
-_MAX_SECRET_LENGTH = 128
-_MAX_ADDRESSES = 20
-_MAX_ADDRESS_LENGTH = 254
 _MAX_SUBJECT_LENGTH = 200
 _MAX_BODY_LENGTH = 10_000
 _MAX_PATH_LENGTH = 500
@@ -36,11 +28,6 @@ _EMAIL_VARIABLES = (
 )
 _PATH_VARIABLES = ("schedule_name", "job_id", "type", "scheduled_time", "scheduled_date", "file_name")
 
-# Without "=?", which begins an encoded word: mail programs would read another address, or a line break, in it.
-_ADDRESS = re.compile(
-    r"(?!.*=\?)[^\s@<>()\[\]\\,;:\"\x00-\x1f\x7f-\U0010ffff]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*"
-)
-_NOT_IN_URLS = re.compile(r"[^\x21-\x7e]|\\")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -114,67 +101,12 @@ def _keep_secret(webhook: schedule_pb2.WebhookDelivery, stored: str | None) -> N
 def _check_webhook(
     webhook: schedule_pb2.WebhookDelivery, violations: Violations, *, allow_private: bool
 ) -> None:
-    field = "delivery.webhook.url"
-    url = violations.check_text(field, webhook.url, max_length=_MAX_URL_LENGTH, required=True)
-    if url and (problem := _problem_of_url(url, allow_private=allow_private)):
-        violations.add(field, problem)
-    field = "delivery.webhook.secret"
-    secret = violations.check_text(field, webhook.secret, max_length=_MAX_SECRET_LENGTH, required=True)
-    if secret and not _is_secret(secret):
-        violations.add(field, 'must be "whsec_" and 24 to 64 bytes in base64')
-
-
-def _problem_of_url(url: str, *, allow_private: bool) -> str | None:
-    if _NOT_IN_URLS.search(url):
-        return "may hold printable ASCII characters only, without spaces and backslashes"
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        return "is no URL"
-    schemes = ("https", "http") if allow_private else ("https",)
-    if parts.scheme not in schemes:
-        return f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}"
-    if not host or port == 0 or "@" in parts.netloc or "#" in url:
-        return "must name a host, and neither a user nor a fragment"
-    return _problem_of_host(host, allow_private=allow_private)
-
-
-def _problem_of_host(host: str, *, allow_private: bool) -> str | None:
-    if is_odd_address(host):
-        return "must write an IPv4 address as four decimal numbers, such as 192.0.2.1"
-    if not allow_private and not _may_be_public(host.rstrip(".")):
-        return "must not be a private address"
-    return None
-
-
-def _may_be_public(host: str) -> bool:
-    """Refuse what can be seen to be private; names are looked up when something is sent."""
-    try:
-        return is_public_address(host)
-    except ValueError:
-        return host != "localhost" and not host.endswith(".localhost")
-
-
-def _is_secret(secret: str) -> bool:
-    if not secret.startswith(_SECRET_PREFIX):
-        return False
-    try:
-        key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    return len(key) in _SECRET_BYTES
+    check_webhook_url("delivery.webhook.url", webhook.url, violations, allow_private=allow_private)
+    check_webhook_secret("delivery.webhook.secret", webhook.secret, violations, required=True)
 
 
 def _check_email(email: schedule_pb2.EmailDelivery, violations: Violations) -> None:
-    if not 1 <= len(email.to) <= _MAX_ADDRESSES:
-        violations.add("delivery.email.to", f"must hold 1 to {_MAX_ADDRESSES} addresses")
-    # So many are looked at: a request may hold a million.
-    for index, address in enumerate(email.to[:_MAX_ADDRESSES]):
-        if len(address) > _MAX_ADDRESS_LENGTH or not _ADDRESS.fullmatch(address):
-            violations.add(f"delivery.email.to[{index}]", "must be an e-mail address")
-        elif address in email.to[:index]:
-            violations.add(f"delivery.email.to[{index}]", "is there already")
+    check_email_addresses("delivery.email.to", email.to, violations, minimum=1)
     subject = violations.check_text("delivery.email.subject", email.subject, max_length=_MAX_SUBJECT_LENGTH)
     if _CONTROL.search(subject):
         violations.add("delivery.email.subject", "may hold no line breaks or other control characters")

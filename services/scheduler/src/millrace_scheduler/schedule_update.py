@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
-from google.protobuf.field_mask_pb2 import FieldMask
 
 from millrace.scheduler.v1 import schedule_pb2
 from millrace_database.schedules_repository import ScheduleRecord, ScheduleValues
@@ -95,18 +94,6 @@ class ScheduleUpdate:
             anchor=self.before.created_at,
             jitter_seconds=self.values.jitter_seconds,
         )
-
-
-def check_mask(mask: FieldMask, violations: Violations) -> frozenset[str]:
-    """Return the fields that a mask names; what is wrong with it is added to `violations`."""
-    violations.require("update_mask", mask.paths)
-    known = schedule_pb2.Schedule.DESCRIPTOR.fields_by_name
-    for path in dict.fromkeys(mask.paths):
-        if path in CHANGEABLE:
-            continue
-        problem = "cannot be changed" if path in known else "is no field of a schedule, as a whole"
-        violations.add("update_mask", f"{path[:100]!r} {problem}")
-    return frozenset(mask.paths).intersection(CHANGEABLE)
 
 
 def check_update(

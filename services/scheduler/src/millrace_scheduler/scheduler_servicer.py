@@ -7,20 +7,21 @@ from millrace_database.ids import format_id
 from millrace_database.schedule_runs_repository import list_runs
 from millrace_database.schedules_repository import ScheduleRecord
 from millrace_runtime.errors import Aborted, FailedPrecondition
+from millrace_runtime.field_masks import check_mask
 from millrace_runtime.identity import current_caller
 from millrace_runtime.resource_keys import check_key
 from millrace_runtime.struct_json import datetime_to_timestamp
 from millrace_runtime.validation import Violations
 from millrace_scheduler.fire_times import FireTime
 from millrace_scheduler.schedule_control_calls import ScheduleControlCalls
-from millrace_scheduler.schedule_fields import check_job
+from millrace_scheduler.schedule_fields import CHANGEABLE, check_job
 from millrace_scheduler.schedule_lists import check_query, read_page
 from millrace_scheduler.schedule_messages import schedule_message
 from millrace_scheduler.schedule_preview import preview_schedule
 from millrace_scheduler.schedule_requests import check_schedule
 from millrace_scheduler.schedule_runs import run_message
 from millrace_scheduler.schedule_times_calls import ScheduleTimesCalls
-from millrace_scheduler.schedule_update import ScheduleUpdate, check_mask, check_update
+from millrace_scheduler.schedule_update import ScheduleUpdate, check_update
 from millrace_scheduler.servicer_parts import Context, no_schedule
 from millrace_scheduler.stored_schedules import timing_of
 from millrace_scheduler.system_schedule_calls import SystemScheduleCalls
@@ -83,7 +84,7 @@ class SchedulerServicer(
     ) -> scheduler_service_pb2.UpdateScheduleResponse:
         """Change the fields of a schedule that the mask names."""
         mask_violations, violations = Violations(), Violations("schedule.")
-        paths = check_mask(request.update_mask, mask_violations)
+        paths = check_mask(request.update_mask, CHANGEABLE, request.schedule.DESCRIPTOR, mask_violations)
         if request.schedule.version < 0:
             mask_violations.add("schedule.version", "must not be negative")
         mask_violations.raise_if_any()

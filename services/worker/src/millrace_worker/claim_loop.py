@@ -18,7 +18,7 @@ from millrace_worker.lanes import Lanes
 from millrace_worker.runner import PATIENCE_SECONDS, Runner
 from millrace_worker.transient import DATABASE_ERRORS, Outage
 
-POLL_SECONDS = 30.0
+POLL_SECONDS = 60.0
 """How often an idle worker claims without a hint, and without having seen jobs; varied by a quarter, so that workers do not
 keep step."""
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import structlog
 
+from millrace_database.job_options import RetentionRule
 from millrace_queue import Lease
 from millrace_worker.delivery_settings import DeliverySettings
 from millrace_worker.errors import JobCancelled
@@ -28,6 +29,9 @@ class Resources:
     database: "Database"
     files: "FileStore"
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
+    retention: RetentionRule = field(default_factory=RetentionRule)
+    """How long finished jobs are kept whose type says nothing; what is None is kept for ever."""
+    storage_cleanup_dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

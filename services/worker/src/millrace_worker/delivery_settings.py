@@ -1,4 +1,5 @@
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Literal, Self
 
 from millrace_runtime.settings import Settings
@@ -24,12 +25,14 @@ class DeliverySettings:
         mail_server: the server that sends e-mails; None: there is none.
         allow_private: webhooks may go to private addresses, and to http.
         download_link: where people download a file, with {org_id} and {file_id} in it; None: nobody said.
+        subscription_failing: a subscription whose endpoint has failed for so long is disabled.
 
     """
 
     mail_server: MailServer | None = None
     allow_private: bool = False
     download_link: str | None = None
+    subscription_failing: timedelta = timedelta(hours=24)
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -42,7 +45,12 @@ class DeliverySettings:
             sender=settings.smtp_from,
             tls=settings.smtp_tls,
         )
-        return cls(server or None, settings.webhook_allow_private, settings.download_link)
+        return cls(
+            server or None,
+            settings.webhook_allow_private,
+            settings.download_link,
+            timedelta(hours=settings.subscription_failing_hours),
+        )
 
     def link_to(self, org_id: str, file_id: str) -> str:
         """Return where a file is to be found: a link, or its id when nobody said how links look."""

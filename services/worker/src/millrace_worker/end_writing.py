@@ -57,7 +57,7 @@ EndWriter = Callable[[asyncpg.Connection, Sequence[Settlement]], Awaitable[Writt
 
 
 async def write_plain_completed(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
-    """Complete jobs that no limit applies to and that deliver nothing; of those that are not accepted `write_completed` tells what became."""
+    """Complete jobs that no limit applies to and whose ends concern nobody else; of those that are not accepted `write_completed` tells what became."""
     accepted = await job_lifecycle.complete_plain_jobs(connection, _results(settlements))
     return Written(accepted, accepted)
 
@@ -121,6 +121,7 @@ async def write_lapsed(connection: asyncpg.Connection, settlements: Sequence[Set
 
 async def write_snoozed(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
     """Put jobs off."""
+    created: JobCounts = Counter()
     freed: Freed = Counter()
     outcomes = await job_lifecycle.snooze_jobs(
         connection,
@@ -128,9 +129,10 @@ async def write_snoozed(connection: asyncpg.Connection, settlements: Sequence[Se
             JobSnooze(settlement.execution.lease, outcome.delay, outcome.message)
             for settlement, outcome in _of_kind(settlements, Snoozed)
         ],
+        created=created,
         freed=freed,
     )
-    return _handed_back(outcomes, freed)
+    return _handed_back(outcomes, created, freed)
 
 
 async def write_handed_back(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
@@ -138,18 +140,22 @@ async def write_handed_back(connection: asyncpg.Connection, settlements: Sequenc
     unstarted = {
         settlement.execution.lease.id for settlement in settlements if not settlement.execution.is_started
     }
+    created: JobCounts = Counter()
     freed: Freed = Counter()
     outcomes = await job_lifecycle.hand_back_jobs(
-        connection, _leases(settlements), unstarted=unstarted, freed=freed
+        connection, _leases(settlements), unstarted=unstarted, created=created, freed=freed
     )
-    return _handed_back(outcomes, freed)
+    return _handed_back(outcomes, created, freed)
 
 
 async def write_cancelled(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
     """Mark jobs as cancelled."""
+    created: JobCounts = Counter()
     freed: Freed = Counter()
-    accepted = await job_lifecycle.cancelled_jobs(connection, _leases(settlements), freed=freed)
-    return Written(accepted, accepted, freed=freed)
+    accepted = await job_lifecycle.cancelled_jobs(
+        connection, _leases(settlements), created=created, freed=freed
+    )
+    return Written(accepted, accepted, created, freed)
 
 
 async def write_progress(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:
@@ -180,9 +186,10 @@ def _settled(outcomes: dict[UUID, Settled]) -> tuple[set[UUID], set[UUID]]:
     return accepted, {id_ for id_ in accepted if outcomes[id_] is not Settled.RETRYING}
 
 
-def _handed_back(outcomes: dict[UUID, HandBack], freed: Freed) -> Written:
+def _handed_back(outcomes: dict[UUID, HandBack], created: JobCounts, freed: Freed) -> Written:
     accepted = {id_ for id_, outcome in outcomes.items() if outcome is not HandBack.LOST}
-    return Written(accepted, {id_ for id_ in accepted if outcomes[id_] is HandBack.CANCELLED}, freed=freed)
+    cancelled = {id_ for id_ in accepted if outcomes[id_] is HandBack.CANCELLED}
+    return Written(accepted, cancelled, created, freed)
 
 
 def _leases(settlements: Sequence[Settlement]) -> list[Lease]:

@@ -11,7 +11,6 @@ import structlog
 
 from millrace_database import Database
 from millrace_database.job_flow import FlowCounter, JobCounts
-from millrace_database.job_options import RetentionRule
 from millrace_database.system_schedules_repository import announce_system_schedules
 from millrace_database.workers_repository import WorkerDetails
 from millrace_queue import Freed, Outlook, ServedRanks
@@ -30,6 +29,7 @@ from millrace_worker.maintenance import Expirer, LineKeeper, OrphanReturner, Pro
 from millrace_worker.progress import ProgressWriter
 from millrace_worker.publication import publish
 from millrace_worker.registry import Registry
+from millrace_worker.retention_settings import retention_of
 from millrace_worker.runner import Runner
 from millrace_worker.settlement import SettlementListener, SettlementWriter
 from millrace_worker.system_work import SystemWork
@@ -144,14 +144,7 @@ class Engine:
         self._watch = Watch(
             database, self._types | self._system.types, lease=settings.lease_seconds, seen=self._seen
         )
-        self._cleaner = Cleaner(
-            database,
-            RetentionRule(
-                completed=timedelta(days=settings.retention_completed),
-                failed=timedelta(days=settings.retention_failed),
-                cancelled=timedelta(days=settings.retention_cancelled),
-            ),
-        )
+        self._cleaner = Cleaner(database, retention_of(settings))
 
     @property
     def worker_id(self) -> UUID | None:

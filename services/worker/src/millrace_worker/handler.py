@@ -10,10 +10,11 @@ from pydantic.errors import PydanticUserError
 
 from millrace_database.job_options import TypeOptions
 from millrace_database.storable_text import storable
+from millrace_runtime.job_type_names import TYPE_NAME_FORM, is_type_name
 from millrace_worker.backoff import Backoff
 from millrace_worker.context import JobContext, SyncJobContext
 from millrace_worker.errors import InvalidHandlerError
-from millrace_worker.type_options import MAX_RUNNING, TYPE_NAME_FORM, find_fault, is_type_name
+from millrace_worker.type_options import MAX_RUNNING, find_fault
 
 HandlerFunction = Callable[[Any], Any]
 

@@ -5,6 +5,9 @@ from millrace_database import Database, is_unavailable
 from millrace_database.job_hints import JobHints
 from millrace_queue import CHANNEL_READY, Listener
 
+_PING_SECONDS = 30.0
+"""A worker that gets no hints looks for jobs every few seconds all the same."""
+
 
 class Hints:
     """Hints from and to other processes. A lost one only costs time: everybody polls as well."""
@@ -17,7 +20,10 @@ class Hints:
         self._received = received
         self._sent = JobHints(database)
         self._listener = Listener(
-            database.direct_connection, {CHANNEL_READY: self._receive}, is_unavailable=is_unavailable
+            database.direct_connection,
+            {CHANNEL_READY: self._receive},
+            is_unavailable=is_unavailable,
+            ping_seconds=_PING_SECONDS,
         )
 
     def jobs_wait(self, types: Collection[str]) -> None:

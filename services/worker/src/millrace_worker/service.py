@@ -1,5 +1,5 @@
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 
@@ -7,15 +7,19 @@ from millrace.worker.v1 import worker_service_pb2_grpc
 from millrace_database import Database
 from millrace_runtime.service import Component, ServiceDefinition
 from millrace_runtime.settings import Settings, StartupError
-from millrace_storage import FileStore, open_object_store
+from millrace_storage import open_file_store
 from millrace_worker.context import Resources
 from millrace_worker.delivery_settings import DeliverySettings
 from millrace_worker.engine import Engine
 from millrace_worker.import_failure import describe_import_failure
 from millrace_worker.registry import Registry, load_handlers
+from millrace_worker.retention_settings import retention_of
 from millrace_worker.servicer import WorkerServicer
 
 _WORKER = "millrace.worker.v1.WorkerService"
+
+# Whatever handlers a worker runs, somebody must clean up.
+_SYSTEM_JOBS = "millrace_worker.system_jobs"
 
 _HOT_POOL_SIZE = 3
 """Connections for claims, settlements and progress: handlers that hold all of the service's own stop none of them."""
@@ -35,46 +39,47 @@ def worker_service(
     @asynccontextmanager
     async def open_worker(settings: Settings, database: Database) -> AsyncIterator[Component]:
         handlers = _load(settings, named_by) if registry is None else registry
-        store = open_object_store(settings.storage_provider, data_dir=settings.data_dir)
-        resources = Resources(
-            database=database,
-            files=FileStore(database, store),
-            delivery=DeliverySettings.of(settings),
-        )
-        hot = await Database.open(
-            database.url,
-            application_name="millrace worker engine",
-            pool_size=_HOT_POOL_SIZE,
-            keep_plans=True,
-        )
-        duties = await Database.open(
-            database.url, application_name="millrace worker duties", pool_size=_DUTIES_POOL_SIZE
-        )
-        engine = Engine(settings, duties, handlers, resources, hot=hot)
-        servicer = WorkerServicer(duties, engine.runner)
+        async with AsyncExitStack() as closing:
+            files = await closing.enter_async_context(open_file_store(database, settings))
+            resources = Resources(
+                database=database,
+                files=files,
+                delivery=DeliverySettings.of(settings),
+                retention=retention_of(settings),
+                storage_cleanup_dry_run=settings.storage_cleanup_dry_run,
+            )
+            hot = await Database.open(
+                database.url,
+                application_name="millrace worker engine",
+                pool_size=_HOT_POOL_SIZE,
+                keep_plans=True,
+            )
+            closing.push_async_callback(hot.close)
+            duties = await Database.open(
+                database.url, application_name="millrace worker duties", pool_size=_DUTIES_POOL_SIZE
+            )
+            closing.push_async_callback(duties.close)
+            engine = Engine(settings, duties, handlers, resources, hot=hot)
+            servicer = WorkerServicer(duties, engine.runner)
 
-        def add_worker(server: grpc.aio.Server) -> None:
-            worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, server)
+            def add_worker(server: grpc.aio.Server) -> None:
+                worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(servicer, server)
 
-        try:
             yield Component(
                 servicers={_WORKER: add_worker},
                 background=engine.background(),
                 drain=engine.drain,
                 # It hardly serves calls, and an idle worker should ask little of the database.
-                ping_seconds=10.0,
+                ping_seconds=20.0,
                 started=engine.started,
             )
-        finally:
-            await hot.close()
-            await duties.close()
 
     return ServiceDefinition(name="worker", port=lambda settings: settings.worker_port, open=open_worker)
 
 
 def _load(settings: Settings, named_by: str) -> Registry:
     try:
-        return load_handlers(settings.handlers)
+        return load_handlers((*settings.handlers, _SYSTEM_JOBS))
     except Exception as error:  # whatever it is, it is in the modules that were named
         said = describe_import_failure(error)
         raise StartupError(f"{named_by}{','.join(settings.handlers)}: {said}") from error

@@ -12,10 +12,10 @@ from pydantic import TypeAdapter
 from millrace_database.job_options import TypeOptions
 from millrace_database.storable_text import storable
 from millrace_database.system_schedules_repository import MAX_ATTEMPTS, PublishedSchedule, queue_type
+from millrace_runtime.job_type_names import TYPE_NAME_FORM, is_type_name
 from millrace_worker.backoff import Backoff
 from millrace_worker.errors import InvalidHandlerError
 from millrace_worker.handler import Handler, HandlerFunction, place_of
-from millrace_worker.type_options import TYPE_NAME_FORM, is_type_name
 
 _MAX_CRON_LENGTH = 256
 _CRON_WORD = re.compile(r"@[A-Za-z]+", re.ASCII)

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from millrace_worker.transient import DATABASE_ERRORS, Outage
 
-LONGEST_WAIT_SECONDS = 60.0
-"""So often it looks by itself; until then it relies on hints, and on the worker's watch."""
+LONGEST_WAIT_SECONDS = 300.0
+"""So often it looks by itself; until then it relies on hints, and on the worker's watch, which looks every few seconds."""
 
 LEAST_WAIT_SECONDS = 0.1
 """Hints come in swarms; the queue is not asked for its next time more often than this."""

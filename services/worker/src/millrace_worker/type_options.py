@@ -1,16 +1,10 @@
 """Which options a job type can have."""
 
-import re
 from datetime import timedelta
 
 from millrace_database.job_options import RetentionRule, TypeLimits, TypeOptions
 from millrace_queue import Rate
-
-_TYPE_NAME = re.compile(r"[a-z][a-z0-9_-]*:[a-z][a-z0-9_-]*")
-_MAX_TYPE_NAME = 128
-TYPE_NAME_FORM = (
-    f'"namespace:name" in lower case letters, digits, "-" and "_", at most {_MAX_TYPE_NAME} characters'
-)
+from millrace_runtime.job_type_names import TYPE_NAME_FORM, is_type_name
 
 MAX_RUNNING = 2**31 - 1
 _MAX_RATE_COUNT = 1_000_000
@@ -18,15 +12,6 @@ _LEAST_RATE_PERIOD = timedelta(milliseconds=1)
 _LONGEST_RATE_PERIOD = timedelta(days=30)
 _LEAST_RETENTION = timedelta(days=1)
 _LONGEST_RETENTION = timedelta(days=36_500)
-
-
-def is_type_name(candidate: object) -> bool:
-    """Tell whether something is a text of the form of a job type's name."""
-    return (
-        isinstance(candidate, str)
-        and len(candidate) <= _MAX_TYPE_NAME
-        and _TYPE_NAME.fullmatch(candidate) is not None
-    )
 
 
 def find_fault(type_name: str, options: TypeOptions) -> str | None:

@@ -1,22 +1,21 @@
 """`millrace files`."""
 
 import asyncio
-import os
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from millrace_client.client import Millrace
+from millrace_client.command import parse
 from millrace_client.command.global_options import accept_global_options
+from millrace_client.command.job_filters import CreatedAfterOption, CreatedBeforeOption
 from millrace_client.command.output import Columns, Output
 from millrace_client.command.register import command
-from millrace_client.file import File
-from millrace_client.upload import Progress as OnProgress
+from millrace_client.command.transfer import ForceOption, ToOption, show_path, target_path, transfer_bar
+from millrace_client.file import File, FileLimits, FileState
 from millrace_client.upload import Source
 
 app = typer.Typer(help="What jobs read and what they make.", no_args_is_help=True, add_completion=False)
@@ -26,6 +25,20 @@ FileId = Annotated[
     str, typer.Argument(metavar="FILE_ID", help="The file, as `millrace files list` names it: file_…")
 ]
 
+StatesOption = Annotated[
+    list[FileState] | None,
+    typer.Option(
+        "--state",
+        parser=parse.member(FileState),
+        metavar="STATE",
+        help="Files in this state; any of them when repeated. All but deleted ones when not given.",
+    ),
+]
+ContentTypesOption = Annotated[
+    list[str] | None,
+    typer.Option("--content-type", metavar="TYPE", help="Of this media type; any of them when repeated."),
+]
+
 _CHUNK_BYTES = 512 * 1024
 _FILE_COLUMNS: Columns[File] = {
     "FILE ID": lambda file: file.file_id,
@@ -33,6 +46,8 @@ _FILE_COLUMNS: Columns[File] = {
     "BYTES": lambda file: file.size_bytes,
     "CREATED": lambda file: file.created_at,
     "CREATED BY": lambda file: file.created_by or file.job_id,
+    "STATE": lambda file: file.state,
+    "EXPIRES": lambda file: file.expires_at,
 }
 
 
@@ -46,13 +61,28 @@ async def upload(
     content_type: Annotated[
         str, typer.Option(help="The media type; guessed from the name when not given.")
     ] = "",
+    temporary: Annotated[
+        bool, typer.Option("--temporary", help="It goes after a day, unless it is persisted.")
+    ] = False,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="Send the content straight to the object store.")
+    ] = False,
 ) -> None:
     """Upload a file."""
     if path == "-" and name is None:
         raise typer.BadParameter("standard input needs a name", param_hint="--name")
-    source: Source = _standard_input() if path == "-" else path
-    with _bar() as on_progress:
-        file = await client.files.upload(source, name, content_type=content_type, on_progress=on_progress)
+    if path == "-" and direct:
+        raise typer.BadParameter("standard input has no size that could be announced", param_hint="--direct")
+    with transfer_bar() as on_progress:
+        if direct:
+            file = await client.files.upload_directly(
+                path, name, content_type=content_type, temporary=temporary, on_progress=on_progress
+            )
+        else:
+            source: Source = _standard_input() if path == "-" else path
+            file = await client.files.upload(
+                source, name, content_type=content_type, temporary=temporary, on_progress=on_progress
+            )
     output.show(file)
 
 
@@ -62,24 +92,17 @@ async def download(
     output: Output,
     *,
     file_id: FileId,
-    to: Annotated[
-        str, typer.Option(metavar="PATH", help="A path or a folder; - writes to standard output.")
-    ] = ".",
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")] = False,
+    to: ToOption = ".",
+    force: ForceOption = False,
 ) -> None:
     """Download a file, checked by its size and hash; without --to under its own name."""
     if to == "-":
         await client.files.download(file_id, sys.stdout.buffer)
         return
-    path = await _target(client, file_id, to)
-    if not force and await asyncio.to_thread(path.exists):
-        raise typer.BadParameter(f"{path} exists; --force replaces it", param_hint="--to")
-    with _bar() as on_progress:
+    path = await target_path(to, lambda: client.files.get(file_id), force=force)
+    with transfer_bar() as on_progress:
         await client.files.download(file_id, path, on_progress=on_progress)
-    if output.as_json:
-        output.line({"path": str(path)})
-    else:
-        output.text(str(path))
+    show_path(output, path)
 
 
 @command(app, "list")
@@ -87,10 +110,27 @@ async def list_files(
     client: Millrace,
     output: Output,
     *,
+    states: StatesOption = None,
+    name: Annotated[str, typer.Option(help="The name begins with this.")] = "",
+    created_by: Annotated[str, typer.Option("--created-by", help="Uploaded by this one.")] = "",
+    job_id: Annotated[str, typer.Option("--job", metavar="JOB_ID", help="Made by this job.")] = "",
+    content_types: ContentTypesOption = None,
+    created_after: CreatedAfterOption = None,
+    created_before: CreatedBeforeOption = None,
     limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 50,
 ) -> None:
     """List files, newest first."""
-    await output.table(_FILE_COLUMNS, client.files.list(limit=limit or None))
+    files = client.files.list(
+        states=states or (),
+        name_prefix=name,
+        created_by=created_by,
+        job_id=job_id,
+        content_types=content_types or (),
+        created_after=created_after,
+        created_before=created_before,
+        limit=limit or None,
+    )
+    await output.table(_FILE_COLUMNS, files)
 
 
 @command(app, "get")
@@ -99,30 +139,83 @@ async def get(client: Millrace, output: Output, file_id: FileId) -> None:
     output.show(await client.files.get(file_id))
 
 
-async def _target(client: Millrace, file_id: str, to: str) -> Path:
-    if await asyncio.to_thread(os.path.isdir, to):
-        return Path(to, Path((await client.files.get(file_id)).name).name)
-    return Path(to)
+@command(app, "url")
+async def url(
+    client: Millrace,
+    output: Output,
+    *,
+    file_id: FileId,
+    expires_in: Annotated[
+        timedelta | None,
+        typer.Option(parser=parse.length, metavar="LENGTH", help="1s to 7d; one hour when not given."),
+    ] = None,
+) -> None:
+    """Give a URL from which anyone who knows it can download a file for some time."""
+    answer = await client.files.download_url(file_id, expires_in=expires_in)
+    if output.as_json:
+        output.show(answer)
+    else:
+        output.text(answer.url)
+
+
+@command(app, "persist")
+async def persist(client: Millrace, output: Output, file_id: FileId) -> None:
+    """Keep a file, a temporary one or one of a job, until somebody deletes it."""
+    output.show(await client.files.persist(file_id))
+
+
+@command(app, "delete")
+async def delete(
+    client: Millrace,
+    output: Output,
+    *,
+    file_id: FileId,
+    permanently: Annotated[
+        bool, typer.Option("--permanently", help="It cannot be undeleted; its content goes soon.")
+    ] = False,
+) -> None:
+    """Delete a file; for some days `undelete` brings it back."""
+    deleted = await client.files.delete(file_id, permanently=permanently)
+    if deleted is not None:
+        output.show(deleted)
+    elif output.as_json:
+        output.line({"fileId": file_id})
+    else:
+        output.text(f"deleted {file_id} permanently")
+
+
+@command(app, "undelete")
+async def undelete(client: Millrace, output: Output, file_id: FileId) -> None:
+    """Bring a deleted file back as what it was before."""
+    output.show(await client.files.undelete(file_id))
+
+
+@command(app, "usage")
+async def usage(client: Millrace, output: Output) -> None:
+    """Show what the organisation's files take up, and what they may."""
+    output.show(await client.files.usage())
+
+
+@command(app, "limits")
+async def set_limits(
+    client: Millrace,
+    output: Output,
+    *,
+    max_total_bytes: Annotated[
+        int | None,
+        typer.Option(
+            parser=parse.size, metavar="SIZE", help='All files together, such as "10GiB"; 0: no limit.'
+        ),
+    ] = None,
+    max_files: Annotated[int | None, typer.Option(min=0, help="How many there may be; 0: no limit.")] = None,
+    max_file_bytes: Annotated[
+        int | None, typer.Option(parser=parse.size, metavar="SIZE", help="A single file; 0: no limit.")
+    ] = None,
+) -> None:
+    """Set what the organisation's files may take up, for operators. Of what is not given, the server's own limit holds."""
+    output.show(await client.files.set_limits(FileLimits(max_total_bytes, max_files, max_file_bytes)))
 
 
 async def _standard_input() -> AsyncIterator[bytes]:
     while chunk := await asyncio.to_thread(sys.stdin.buffer.read, _CHUNK_BYTES):
         yield chunk
-
-
-@contextmanager
-def _bar() -> Iterator[OnProgress]:
-    """Draw a transfer's progress on standard error while it is a terminal."""
-    from rich.progress import (  # noqa: PLC0415 - only here, since it slows the start of every command
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -35,6 +35,12 @@ CreatedBeforeOption = Annotated[
 ScheduleOption = Annotated[
     str, typer.Option("--schedule", metavar="SCHEDULE_ID", help="Jobs that this schedule made.")
 ]
+ParentJobOption = Annotated[
+    str,
+    typer.Option(
+        "--parent-job", metavar="JOB_ID", help="Jobs made for this job: its deliveries, its dead letter."
+    ),
+]
 MetadataOption = Annotated[
     dict[str, Any] | None,
     typer.Option(

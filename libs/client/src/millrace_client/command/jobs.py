@@ -1,5 +1,6 @@
 """`millrace jobs`."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from millrace_client.command.job_filters import (
     CreatedByOption,
     ErrorCodesOption,
     MetadataOption,
+    ParentJobOption,
     ScheduleOption,
     StatusesOption,
     TypesOption,
@@ -21,6 +23,7 @@ from millrace_client.command.job_filters import (
 from millrace_client.command.many_jobs import cancel_many, retry_many
 from millrace_client.command.output import Columns, Output, exact_time
 from millrace_client.command.register import command
+from millrace_client.command.transfer import ForceOption, ToOption, show_path, target_path, transfer_bar
 from millrace_client.command.watching import follow
 from millrace_client.job import Job, JobStatus
 from millrace_client.job_attempt import JobAttempt
@@ -86,6 +89,7 @@ async def list_jobs(
     schedule_id: ScheduleOption = "",
     metadata: MetadataOption = None,
     error_codes: ErrorCodesOption = None,
+    parent_job_id: ParentJobOption = "",
     limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 50,
 ) -> None:
     """List jobs, newest first."""
@@ -98,9 +102,29 @@ async def list_jobs(
         schedule_id=schedule_id,
         metadata=metadata,
         error_codes=error_codes or (),
+        parent_job_id=parent_job_id,
         limit=limit or None,
     )
     await output.table(_JOB_COLUMNS, jobs)
+
+
+@command(app, "download")
+async def download_output(
+    client: Millrace,
+    output: Output,
+    *,
+    job_id: JobId,
+    to: ToOption = ".",
+    force: ForceOption = False,
+) -> None:
+    """Download what a completed job came to: the file that its output names, or the output itself as JSON."""
+    if to == "-":
+        await client.jobs.download_output(job_id, sys.stdout.buffer)
+        return
+    path = await target_path(to, lambda: client.jobs.describe_output(job_id), force=force)
+    with transfer_bar() as on_progress:
+        await client.jobs.download_output(job_id, path, on_progress=on_progress)
+    show_path(output, path)
 
 
 @command(app, "watch")

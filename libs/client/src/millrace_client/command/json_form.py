@@ -9,12 +9,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from millrace_client.delivery import DownloadDelivery, EmailDelivery, StorageDelivery, WebhookDelivery
+from millrace_client.file import FileState
 from millrace_client.job import JobStatus
 from millrace_client.job_attempt import AttemptOutcome
 from millrace_client.job_options import Backoff, KeyOrder, UniqueConflict, UniqueScope, UniqueStates
 from millrace_client.recurrence import Cron, Daily, Every, LastDay, Monthly, Once, Weekly
 from millrace_client.schedule_policies import CatchUpPolicy, OverlapPolicy
 from millrace_client.schedule_run import RunCause, RunOutcome
+from millrace_client.subscription import SubscriptionState
 from millrace_client.values import to_duration
 from millrace_client.waiting_reason import WaitingCause
 from millrace_client.worker import WorkerState
@@ -23,11 +25,13 @@ _ENUM_PREFIXES: Mapping[type, str] = {
     AttemptOutcome: "ATTEMPT_OUTCOME_",
     Backoff: "BACKOFF_",
     CatchUpPolicy: "CATCH_UP_POLICY_",
+    FileState: "FILE_STATE_",
     JobStatus: "JOB_STATUS_",
     KeyOrder: "KEY_ORDER_",
     OverlapPolicy: "OVERLAP_POLICY_",
     RunCause: "RUN_CAUSE_",
     RunOutcome: "RUN_OUTCOME_",
+    SubscriptionState: "SUBSCRIPTION_STATE_",
     UniqueConflict: "UNIQUE_CONFLICT_",
     UniqueScope: "UNIQUE_SCOPE_",
     UniqueStates: "UNIQUE_STATES_",

@@ -13,6 +13,7 @@ from millrace_client.command.lazy_group import LazyCommand, lazy_group
 _SERVER_COMMANDS = "millrace.commands"
 # Said here since asking the packages themselves would load a whole server for each --help.
 _SERVER_SUMMARIES = {
+    "clean-up": "Remove files and objects that nobody needs any more.",
     "migrate": "Bring the tables of the database up to date.",
     "serve": "Run one service.",
     "up": "Start the whole system on this machine.",
@@ -45,6 +46,7 @@ def _own_commands() -> dict[str, LazyCommand]:
         "job-types": LazyCommand("The same as types list.", _app("job_types", "job_types_app")),
         "files": LazyCommand("What jobs read and what they make.", _app("files")),
         "schedules": LazyCommand("Create jobs at set times.", _app("schedules")),
+        "subscriptions": LazyCommand("Have the events of jobs posted to a URL.", _app("subscriptions")),
         "system-schedules": LazyCommand(
             "What workers do by themselves at set times.", _app("system_schedules")
         ),

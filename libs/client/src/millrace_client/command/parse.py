@@ -30,6 +30,12 @@ from millrace_client.recurrence import (
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds", "ms": "milliseconds"}
 _LENGTH_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[dhms])")
 _LENGTH = re.compile(rf"(?:{_LENGTH_PART.pattern})+")
+_SIZE = re.compile(r"(\d{1,18})(B|[KMGT]i?B)?", re.ASCII | re.IGNORECASE)
+_SIZES: dict[str, int] = {"b": 1} | {
+    f"{letter}{infix}b": base ** (power + 1)
+    for power, letter in enumerate("kmgt")
+    for infix, base in (("", 1000), ("i", 1024))
+}
 _RATE = re.compile(r"(\d+)(?:/([^,]+)(,smooth)?)?")
 _TIME_OF_DAY = re.compile(r"\d\d:\d\d(:\d\d)?")
 
@@ -83,6 +89,14 @@ def length(text: str) -> timedelta:
         return sum((timedelta(**{_UNITS[unit]: float(number)}) for number, unit in parts), timedelta())
     except OverflowError as error:
         raise typer.BadParameter("too long") from error
+
+
+def size(text: str) -> int:
+    """Read a number of bytes such as "10GiB", "500MB" or "1048576"."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise typer.BadParameter('not a size such as "10GiB", "500MB" or "1048576"')
+    return int(match[1]) * _SIZES[(match[2] or "b").lower()]
 
 
 def rate(text: str) -> RateLimit:

@@ -2,6 +2,8 @@
 
 from millrace_worker.handlers import (
     deliver_email,
+    deliver_event,
+    deliver_notice,
     deliver_storage,
     deliver_webhook,
     files_archive,
@@ -11,6 +13,8 @@ from millrace_worker.handlers import (
 
 __all__ = [
     "deliver_email",
+    "deliver_event",
+    "deliver_notice",
     "deliver_storage",
     "deliver_webhook",
     "files_archive",

@@ -36,7 +36,9 @@ async def deliver_storage(context: JobContext[DeliveryInput]) -> StorageOutput:
     path = _path(said.get("path", ""), delivered)
     source, content = await open_file(context, shown_id(delivered.file.file_id))
     async with aclosing(content) as chunks:
-        copy = await save_file(context, name=path, content_type=source.content_type, chunks=chunks)
+        copy = await save_file(
+            context, name=path, content_type=source.content_type, chunks=chunks, state="persistent"
+        )
     return StorageOutput(file_id=shown_id(copy.file_id), path=copy.name, bytes=copy.size_bytes)
 
 

@@ -4,16 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from millrace_database.deliveries import Result, get_result
 from millrace_database.files_repository import FileRecord
 from millrace_database.ids import format_id, parse_id
 from millrace_worker import JobContext, JobError
-from millrace_worker.handlers.stored_files import FileId, shown_id
+from millrace_worker.handlers.output_file import find_output_file, link_to
 
 _ENDED = ("completed", "failed")
-_FILE_ID: TypeAdapter[str] = TypeAdapter(FileId)
 
 
 class DeliveryInput(BaseModel):
@@ -88,15 +87,5 @@ async def read_delivery(
     said = orjson.loads(result.delivery_json).get(method)
     if said is None:
         raise JobError("DELIVERY_CHANGED", f"its schedule does not deliver by {method} any more")
-    file = await _output_file(context, result.file_id) if result.status == "completed" else None
-    link = context.resources.delivery.link_to(context.org_id, shown_id(file.file_id)) if file else ""
-    return DeliveredResult(result, file, link), said
-
-
-async def _output_file(context: JobContext[Any], named: str | None) -> FileRecord | None:
-    """Return the file that an output names as its `file_id`, if it is one of the organisation."""
-    try:
-        file_id = _FILE_ID.validate_python(named)
-    except ValidationError:
-        return None
-    return await context.resources.files.get(context.org_id, parse_id("file", file_id))
+    file = await find_output_file(context, result.file_id) if result.status == "completed" else None
+    return DeliveredResult(result, file, link_to(context, file)), said

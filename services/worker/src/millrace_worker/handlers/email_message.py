@@ -1,7 +1,7 @@
 """The e-mail in which a result is delivered."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -41,18 +41,16 @@ def compose(
     Takes a while for a large attachment. A link to a file that is not attached stands at the end, unless the body has it already.
     """
     variables = delivered.variables()
-    message = EmailMessage(policy=SMTP)
-    message["From"] = sender
-    message["To"] = ", ".join(said.get("to", ()))
-    message["Subject"] = _one_line(render_template(said.get("subject") or _SUBJECT, variables))
-    message["Date"] = formatdate()
-    message["Message-ID"] = f"<{message_id}@{parseaddr(sender)[1].rpartition('@')[2] or 'localhost'}>"
-    message["Auto-Submitted"] = "auto-generated"
     body = render_template(said["body"], variables) if said.get("body") else _plain_lines(variables)
     if delivered.link and attachment is None and delivered.link not in body:
         body = f"{body.rstrip()}\n\n{variables['file_name']}: {delivered.link}\n"
-    # Lines of any length and any character go through unharmed.
-    message.set_content(body, cte="base64")
+    message = plain_message(
+        sender=sender,
+        to=said.get("to", ()),
+        subject=render_template(said.get("subject") or _SUBJECT, variables),
+        body=body,
+        message_id=message_id,
+    )
     if attachment is not None:
         kind = _MEDIA_TYPE.match(attachment.content_type)
         main, sub = kind.groups() if kind else ("application", "octet-stream")
@@ -62,6 +60,22 @@ def compose(
             attachment.content, maintype=main, subtype=sub, filename=_one_line(attachment.name)
         )
     return message.as_bytes()
+
+
+def plain_message(
+    *, sender: str, to: Iterable[str], subject: str, body: str, message_id: str
+) -> EmailMessage:
+    """Return an e-mail of plain text; `message_id` is what stands before the @ of its Message-ID."""
+    message = EmailMessage(policy=SMTP)
+    message["From"] = sender
+    message["To"] = ", ".join(to)
+    message["Subject"] = _one_line(subject)
+    message["Date"] = formatdate()
+    message["Message-ID"] = f"<{message_id}@{parseaddr(sender)[1].rpartition('@')[2] or 'localhost'}>"
+    message["Auto-Submitted"] = "auto-generated"
+    # Lines of any length and any character go through unharmed.
+    message.set_content(body, cte="base64")
+    return message
 
 
 def _plain_lines(variables: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from millrace_database.datasets_repository import (
     append_rows,
     begin_import,
     finish_import,
+    get_import,
 )
 from millrace_database.files_repository import FileRecord
 from millrace_worker import JobContext, JobError, job_handler
@@ -88,21 +89,11 @@ class ImportOutput(BaseModel):
 async def load_import(context: JobContext[ImportInput]) -> ImportOutput:
     """Write rows in batches, each together with the place in the file, so that a later attempt goes on there.
 
-    They become visible together, when all are written.
+    They become visible together, when all are written. What is finished needs the file no more, which may be gone.
     """
-    record, content = await open_file(context, context.input.file_id)
-    parser = _parser(context.input, record)
-    async with context.resources.database.transaction() as connection:
-        begun = await begin_import(connection, context.lease, context.org_id, context.input.dataset)
-    progress = begun.progress
-    if not begun.completed:
-        loading = _Loading(context, record, begun, parser)
-        try:
-            async with aclosing(content), aclosing(in_blocks(content)) as blocks:
-                await loading.load(blocks)
-        except UnreadableFileError as error:
-            raise JobError("INVALID_INPUT", f"{record.name}: {error}") from error
-        progress = loading.progress
+    async with context.resources.database.connection() as connection:
+        earlier = await get_import(connection, context.lease.id)
+    progress = earlier.progress if earlier is not None and earlier.completed else await _load(context)
     await context.update_processed_items(progress.rows_read, progress.rows_read)
     await context.update_progress(
         100, f"{progress.rows_loaded:,} rows loaded, {progress.rows_failed:,} failed"
@@ -115,6 +106,20 @@ async def load_import(context: JobContext[ImportInput]) -> ImportOutput:
         errors=orjson.loads(progress.errors_json),
         columns=list(progress.columns),
     )
+
+
+async def _load(context: JobContext[ImportInput]) -> ImportProgress:
+    record, content = await open_file(context, context.input.file_id)
+    parser = _parser(context.input, record)
+    async with context.resources.database.transaction() as connection:
+        begun = await begin_import(connection, context.lease, context.org_id, context.input.dataset)
+    loading = _Loading(context, record, begun, parser)
+    try:
+        async with aclosing(content), aclosing(in_blocks(content)) as blocks:
+            await loading.load(blocks)
+    except UnreadableFileError as error:
+        raise JobError("INVALID_INPUT", f"{record.name}: {error}") from error
+    return loading.progress
 
 
 def _parser(wanted: ImportInput, record: FileRecord) -> RowParser:

@@ -4,9 +4,9 @@ from uuid import UUID
 
 from pydantic import Field
 
-from millrace_database.files_repository import FileRecord
+from millrace_database.files_repository import FileRecord, FileState
 from millrace_database.ids import format_id, parse_id
-from millrace_storage import ContentMissing, FileMissing
+from millrace_storage import ContentMissing, FileDeleted, FileMissing, LimitExceeded
 from millrace_worker import JobContext, JobError
 
 FileId = Annotated[str, Field(pattern=r"^file_[0-9a-f]{32}$")]
@@ -15,7 +15,7 @@ FileId = Annotated[str, Field(pattern=r"^file_[0-9a-f]{32}$")]
 async def find_file(context: JobContext[Any], file_id: str) -> FileRecord:
     """Return a file of the job's organisation. Raises JobError FILE_NOT_FOUND naming it."""
     record = await context.resources.files.get(context.org_id, parse_id("file", file_id))
-    if record is None:
+    if record is None or record.deleted_at is not None:
         raise _not_found(file_id)
     return record
 
@@ -27,7 +27,7 @@ async def open_file(context: JobContext[Any], file_id: str) -> tuple[FileRecord,
     """
     try:
         record, chunks = await context.resources.files.open(context.org_id, parse_id("file", file_id))
-    except FileMissing as error:
+    except (FileMissing, FileDeleted) as error:
         raise _not_found(file_id) from error
     except ContentMissing as error:
         raise _content_missing(file_id) from error
@@ -43,17 +43,30 @@ async def _content(chunks: AsyncIterator[bytes], file_id: str) -> AsyncGenerator
 
 
 async def save_file(
-    context: JobContext[Any], *, name: str, content_type: str, chunks: AsyncIterator[bytes]
+    context: JobContext[Any],
+    *,
+    name: str,
+    content_type: str,
+    chunks: AsyncIterator[bytes],
+    state: FileState = "with_job",
 ) -> FileRecord:
-    """Store a file that the job made, for its organisation and in the name of its creator."""
-    return await context.resources.files.save(
-        org_id=context.org_id,
-        name=name,
-        content_type=content_type,
-        created_by=context.created_by,
-        chunks=chunks,
-        job_id=parse_id("job", context.job_id),
-    )
+    """Store a file that the job made, for its organisation and in the name of its creator, as long as the job is this worker's.
+
+    Raises JobError FILE_LIMIT_EXCEEDED when the organisation's files leave no room for it, and LeaseLost.
+    """
+    try:
+        return await context.resources.files.save(
+            org_id=context.org_id,
+            name=name,
+            content_type=content_type,
+            created_by=context.created_by,
+            chunks=chunks,
+            job_id=parse_id("job", context.job_id),
+            lease=context.lease,
+            state=state,
+        )
+    except LimitExceeded as error:
+        raise JobError("FILE_LIMIT_EXCEEDED", str(error)) from error
 
 
 def shown_id(file_id: UUID) -> str:

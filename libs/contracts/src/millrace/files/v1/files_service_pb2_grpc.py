@@ -40,6 +40,21 @@ class FilesServiceStub:
                 request_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.UploadFileRequest.SerializeToString,
                 response_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.UploadFileResponse.FromString,
                 _registered_method=True)
+        self.InitiateUpload = channel.unary_unary(
+                '/millrace.files.v1.FilesService/InitiateUpload',
+                request_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.InitiateUploadRequest.SerializeToString,
+                response_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.InitiateUploadResponse.FromString,
+                _registered_method=True)
+        self.ConfirmUpload = channel.unary_unary(
+                '/millrace.files.v1.FilesService/ConfirmUpload',
+                request_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.ConfirmUploadRequest.SerializeToString,
+                response_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.ConfirmUploadResponse.FromString,
+                _registered_method=True)
+        self.CancelUpload = channel.unary_unary(
+                '/millrace.files.v1.FilesService/CancelUpload',
+                request_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.CancelUploadRequest.SerializeToString,
+                response_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.CancelUploadResponse.FromString,
+                _registered_method=True)
         self.DownloadFile = channel.unary_stream(
                 '/millrace.files.v1.FilesService/DownloadFile',
                 request_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.DownloadFileRequest.SerializeToString,
@@ -49,6 +64,36 @@ class FilesServiceStub:
                 '/millrace.files.v1.FilesService/GetFile',
                 request_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.GetFileRequest.SerializeToString,
                 response_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.GetFileResponse.FromString,
+                _registered_method=True)
+        self.GetDownloadUrl = channel.unary_unary(
+                '/millrace.files.v1.FilesService/GetDownloadUrl',
+                request_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.GetDownloadUrlRequest.SerializeToString,
+                response_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.GetDownloadUrlResponse.FromString,
+                _registered_method=True)
+        self.PersistFile = channel.unary_unary(
+                '/millrace.files.v1.FilesService/PersistFile',
+                request_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.PersistFileRequest.SerializeToString,
+                response_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.PersistFileResponse.FromString,
+                _registered_method=True)
+        self.DeleteFile = channel.unary_unary(
+                '/millrace.files.v1.FilesService/DeleteFile',
+                request_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.DeleteFileRequest.SerializeToString,
+                response_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.DeleteFileResponse.FromString,
+                _registered_method=True)
+        self.UndeleteFile = channel.unary_unary(
+                '/millrace.files.v1.FilesService/UndeleteFile',
+                request_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.UndeleteFileRequest.SerializeToString,
+                response_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.UndeleteFileResponse.FromString,
+                _registered_method=True)
+        self.GetFileUsage = channel.unary_unary(
+                '/millrace.files.v1.FilesService/GetFileUsage',
+                request_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.GetFileUsageRequest.SerializeToString,
+                response_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.GetFileUsageResponse.FromString,
+                _registered_method=True)
+        self.UpdateFileLimits = channel.unary_unary(
+                '/millrace.files.v1.FilesService/UpdateFileLimits',
+                request_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.UpdateFileLimitsRequest.SerializeToString,
+                response_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.UpdateFileLimitsResponse.FromString,
                 _registered_method=True)
         self.ListFiles = channel.unary_unary(
                 '/millrace.files.v1.FilesService/ListFiles',
@@ -67,15 +112,48 @@ class FilesServiceServicer:
 
         Not safe to retry blindly: each call stores a file of its own. INVALID_ARGUMENT when the first
         message is no header, a later one is no chunk, or the content is not of the announced size or
-        hash.
+        hash, or of a type that is not allowed; RESOURCE_EXHAUSTED when the file, or the files of the
+        organisation with it, would exceed a limit, as soon as that shows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InitiateUpload(self, request, context):
+        """Begins an upload that goes straight to the object store, by an HTTP request that the answer
+        describes. Nothing of it is a file before ConfirmUpload.
+
+        Not safe to retry blindly, but what is not confirmed goes away by itself. Errors are those of
+        UploadFile; RESOURCE_EXHAUSTED too when the organisation has 1,000 uploads open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmUpload(self, request, context):
+        """Makes a file of what was uploaded, after its size, its hash and its type have been checked; takes as long as it takes to
+        read it once. What is sent to the URL afterwards changes nothing.
+
+        May be retried: an upload that has been confirmed returns its file. NOT_FOUND for an upload that has expired;
+        FAILED_PRECONDITION when nothing has been uploaded; INVALID_ARGUMENT when its size, hash or type is wrong: it can
+        be uploaded again until the URL expires; RESOURCE_EXHAUSTED as of UploadFile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelUpload(self, request, context):
+        """Gives an upload up and removes what was uploaded. May be retried. FAILED_PRECONDITION when it has been confirmed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadFile(self, request, context):
-        """Streams a file: first its description, then its content in chunks. May be retried.
-        DATA_LOSS when the content is no longer there.
+        """Streams a file: first its description, then its content in chunks, all of it or a part. May be retried, and gone on
+        with behind what has arrived.
+        DATA_LOSS when the content is no longer there; OUT_OF_RANGE when `offset` lies behind its end;
+        FAILED_PRECONDITION when it is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,9 +166,55 @@ class FilesServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDownloadUrl(self, request, context):
+        """Returns a URL from which anyone who knows it can download a file for some time, straight from the object store,
+        by HTTP and with ranges. May be retried. FAILED_PRECONDITION when the file is deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PersistFile(self, request, context):
+        """Keeps a file, a temporary one or one of a job, until somebody deletes it. May be retried. FAILED_PRECONDITION when
+        it is deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteFile(self, request, context):
+        """Deletes a file. Its content cannot be read any more, and goes some days later; until then UndeleteFile brings it back.
+        May be retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndeleteFile(self, request, context):
+        """Brings a deleted file back as what it was before; a temporary one has its whole time again. May be retried: a file that
+        is not deleted stays as it is. RESOURCE_EXHAUSTED when a limit leaves no room for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFileUsage(self, request, context):
+        """Returns what the files of an organisation take up, and what they may. May be retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateFileLimits(self, request, context):
+        """Sets the limits of an organisation, all three, for operators. Files that exceed them already stay. May be retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListFiles(self, request, context):
         """Lists the files of an organisation, newest first, in an order that stays stable while files are
-        added. May be retried.
+        added. All given filters must match. May be retried.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,6 +228,21 @@ def add_FilesServiceServicer_to_server(servicer, server):
                     request_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.UploadFileRequest.FromString,
                     response_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.UploadFileResponse.SerializeToString,
             ),
+            'InitiateUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.InitiateUpload,
+                    request_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.InitiateUploadRequest.FromString,
+                    response_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.InitiateUploadResponse.SerializeToString,
+            ),
+            'ConfirmUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmUpload,
+                    request_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.ConfirmUploadRequest.FromString,
+                    response_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.ConfirmUploadResponse.SerializeToString,
+            ),
+            'CancelUpload': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelUpload,
+                    request_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.CancelUploadRequest.FromString,
+                    response_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.CancelUploadResponse.SerializeToString,
+            ),
             'DownloadFile': grpc.unary_stream_rpc_method_handler(
                     servicer.DownloadFile,
                     request_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.DownloadFileRequest.FromString,
@@ -113,6 +252,36 @@ def add_FilesServiceServicer_to_server(servicer, server):
                     servicer.GetFile,
                     request_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.GetFileRequest.FromString,
                     response_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.GetFileResponse.SerializeToString,
+            ),
+            'GetDownloadUrl': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDownloadUrl,
+                    request_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.GetDownloadUrlRequest.FromString,
+                    response_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.GetDownloadUrlResponse.SerializeToString,
+            ),
+            'PersistFile': grpc.unary_unary_rpc_method_handler(
+                    servicer.PersistFile,
+                    request_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.PersistFileRequest.FromString,
+                    response_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.PersistFileResponse.SerializeToString,
+            ),
+            'DeleteFile': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteFile,
+                    request_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.DeleteFileRequest.FromString,
+                    response_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.DeleteFileResponse.SerializeToString,
+            ),
+            'UndeleteFile': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndeleteFile,
+                    request_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.UndeleteFileRequest.FromString,
+                    response_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.UndeleteFileResponse.SerializeToString,
+            ),
+            'GetFileUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFileUsage,
+                    request_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.GetFileUsageRequest.FromString,
+                    response_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.GetFileUsageResponse.SerializeToString,
+            ),
+            'UpdateFileLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateFileLimits,
+                    request_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.UpdateFileLimitsRequest.FromString,
+                    response_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.UpdateFileLimitsResponse.SerializeToString,
             ),
             'ListFiles': grpc.unary_unary_rpc_method_handler(
                     servicer.ListFiles,
@@ -148,6 +317,87 @@ class FilesService:
             '/millrace.files.v1.FilesService/UploadFile',
             millrace_dot_files_dot_v1_dot_files__service__pb2.UploadFileRequest.SerializeToString,
             millrace_dot_files_dot_v1_dot_files__service__pb2.UploadFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InitiateUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.files.v1.FilesService/InitiateUpload',
+            millrace_dot_files_dot_v1_dot_files__service__pb2.InitiateUploadRequest.SerializeToString,
+            millrace_dot_files_dot_v1_dot_files__service__pb2.InitiateUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.files.v1.FilesService/ConfirmUpload',
+            millrace_dot_files_dot_v1_dot_files__service__pb2.ConfirmUploadRequest.SerializeToString,
+            millrace_dot_files_dot_v1_dot_files__service__pb2.ConfirmUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelUpload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.files.v1.FilesService/CancelUpload',
+            millrace_dot_files_dot_v1_dot_files__service__pb2.CancelUploadRequest.SerializeToString,
+            millrace_dot_files_dot_v1_dot_files__service__pb2.CancelUploadResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -202,6 +452,168 @@ class FilesService:
             '/millrace.files.v1.FilesService/GetFile',
             millrace_dot_files_dot_v1_dot_files__service__pb2.GetFileRequest.SerializeToString,
             millrace_dot_files_dot_v1_dot_files__service__pb2.GetFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDownloadUrl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.files.v1.FilesService/GetDownloadUrl',
+            millrace_dot_files_dot_v1_dot_files__service__pb2.GetDownloadUrlRequest.SerializeToString,
+            millrace_dot_files_dot_v1_dot_files__service__pb2.GetDownloadUrlResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PersistFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.files.v1.FilesService/PersistFile',
+            millrace_dot_files_dot_v1_dot_files__service__pb2.PersistFileRequest.SerializeToString,
+            millrace_dot_files_dot_v1_dot_files__service__pb2.PersistFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.files.v1.FilesService/DeleteFile',
+            millrace_dot_files_dot_v1_dot_files__service__pb2.DeleteFileRequest.SerializeToString,
+            millrace_dot_files_dot_v1_dot_files__service__pb2.DeleteFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndeleteFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.files.v1.FilesService/UndeleteFile',
+            millrace_dot_files_dot_v1_dot_files__service__pb2.UndeleteFileRequest.SerializeToString,
+            millrace_dot_files_dot_v1_dot_files__service__pb2.UndeleteFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFileUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.files.v1.FilesService/GetFileUsage',
+            millrace_dot_files_dot_v1_dot_files__service__pb2.GetFileUsageRequest.SerializeToString,
+            millrace_dot_files_dot_v1_dot_files__service__pb2.GetFileUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateFileLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.files.v1.FilesService/UpdateFileLimits',
+            millrace_dot_files_dot_v1_dot_files__service__pb2.UpdateFileLimitsRequest.SerializeToString,
+            millrace_dot_files_dot_v1_dot_files__service__pb2.UpdateFileLimitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,17 +39,57 @@ class FilesServiceStub:
 
     Not safe to retry blindly: each call stores a file of its own. INVALID_ARGUMENT when the first
     message is no header, a later one is no chunk, or the content is not of the announced size or
-    hash.
+    hash, or of a type that is not allowed; RESOURCE_EXHAUSTED when the file, or the files of the
+    organisation with it, would exceed a limit, as soon as that shows.
     """
+    InitiateUpload: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.InitiateUploadRequest, _files_service_pb2.InitiateUploadResponse]
+    """Begins an upload that goes straight to the object store, by an HTTP request that the answer
+    describes. Nothing of it is a file before ConfirmUpload.
+
+    Not safe to retry blindly, but what is not confirmed goes away by itself. Errors are those of
+    UploadFile; RESOURCE_EXHAUSTED too when the organisation has 1,000 uploads open.
+    """
+    ConfirmUpload: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.ConfirmUploadRequest, _files_service_pb2.ConfirmUploadResponse]
+    """Makes a file of what was uploaded, after its size, its hash and its type have been checked; takes as long as it takes to
+    read it once. What is sent to the URL afterwards changes nothing.
+
+    May be retried: an upload that has been confirmed returns its file. NOT_FOUND for an upload that has expired;
+    FAILED_PRECONDITION when nothing has been uploaded; INVALID_ARGUMENT when its size, hash or type is wrong: it can
+    be uploaded again until the URL expires; RESOURCE_EXHAUSTED as of UploadFile.
+    """
+    CancelUpload: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.CancelUploadRequest, _files_service_pb2.CancelUploadResponse]
+    """Gives an upload up and removes what was uploaded. May be retried. FAILED_PRECONDITION when it has been confirmed."""
     DownloadFile: _grpc.UnaryStreamMultiCallable[_files_service_pb2.DownloadFileRequest, _files_service_pb2.DownloadFileResponse]
-    """Streams a file: first its description, then its content in chunks. May be retried.
-    DATA_LOSS when the content is no longer there.
+    """Streams a file: first its description, then its content in chunks, all of it or a part. May be retried, and gone on
+    with behind what has arrived.
+    DATA_LOSS when the content is no longer there; OUT_OF_RANGE when `offset` lies behind its end;
+    FAILED_PRECONDITION when it is deleted.
     """
     GetFile: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.GetFileRequest, _files_service_pb2.GetFileResponse]
     """Returns the description of a file. May be retried."""
+    GetDownloadUrl: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.GetDownloadUrlRequest, _files_service_pb2.GetDownloadUrlResponse]
+    """Returns a URL from which anyone who knows it can download a file for some time, straight from the object store,
+    by HTTP and with ranges. May be retried. FAILED_PRECONDITION when the file is deleted.
+    """
+    PersistFile: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.PersistFileRequest, _files_service_pb2.PersistFileResponse]
+    """Keeps a file, a temporary one or one of a job, until somebody deletes it. May be retried. FAILED_PRECONDITION when
+    it is deleted.
+    """
+    DeleteFile: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.DeleteFileRequest, _files_service_pb2.DeleteFileResponse]
+    """Deletes a file. Its content cannot be read any more, and goes some days later; until then UndeleteFile brings it back.
+    May be retried.
+    """
+    UndeleteFile: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.UndeleteFileRequest, _files_service_pb2.UndeleteFileResponse]
+    """Brings a deleted file back as what it was before; a temporary one has its whole time again. May be retried: a file that
+    is not deleted stays as it is. RESOURCE_EXHAUSTED when a limit leaves no room for it.
+    """
+    GetFileUsage: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.GetFileUsageRequest, _files_service_pb2.GetFileUsageResponse]
+    """Returns what the files of an organisation take up, and what they may. May be retried."""
+    UpdateFileLimits: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.UpdateFileLimitsRequest, _files_service_pb2.UpdateFileLimitsResponse]
+    """Sets the limits of an organisation, all three, for operators. Files that exceed them already stay. May be retried."""
     ListFiles: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.ListFilesRequest, _files_service_pb2.ListFilesResponse]
     """Lists the files of an organisation, newest first, in an order that stays stable while files are
-    added. May be retried.
+    added. All given filters must match. May be retried.
     """
 
 @_typing.type_check_only
@@ -63,17 +103,57 @@ class FilesServiceAsyncStub(FilesServiceStub):
 
     Not safe to retry blindly: each call stores a file of its own. INVALID_ARGUMENT when the first
     message is no header, a later one is no chunk, or the content is not of the announced size or
-    hash.
+    hash, or of a type that is not allowed; RESOURCE_EXHAUSTED when the file, or the files of the
+    organisation with it, would exceed a limit, as soon as that shows.
     """
+    InitiateUpload: _aio.UnaryUnaryMultiCallable[_files_service_pb2.InitiateUploadRequest, _files_service_pb2.InitiateUploadResponse]  # type: ignore[assignment]
+    """Begins an upload that goes straight to the object store, by an HTTP request that the answer
+    describes. Nothing of it is a file before ConfirmUpload.
+
+    Not safe to retry blindly, but what is not confirmed goes away by itself. Errors are those of
+    UploadFile; RESOURCE_EXHAUSTED too when the organisation has 1,000 uploads open.
+    """
+    ConfirmUpload: _aio.UnaryUnaryMultiCallable[_files_service_pb2.ConfirmUploadRequest, _files_service_pb2.ConfirmUploadResponse]  # type: ignore[assignment]
+    """Makes a file of what was uploaded, after its size, its hash and its type have been checked; takes as long as it takes to
+    read it once. What is sent to the URL afterwards changes nothing.
+
+    May be retried: an upload that has been confirmed returns its file. NOT_FOUND for an upload that has expired;
+    FAILED_PRECONDITION when nothing has been uploaded; INVALID_ARGUMENT when its size, hash or type is wrong: it can
+    be uploaded again until the URL expires; RESOURCE_EXHAUSTED as of UploadFile.
+    """
+    CancelUpload: _aio.UnaryUnaryMultiCallable[_files_service_pb2.CancelUploadRequest, _files_service_pb2.CancelUploadResponse]  # type: ignore[assignment]
+    """Gives an upload up and removes what was uploaded. May be retried. FAILED_PRECONDITION when it has been confirmed."""
     DownloadFile: _aio.UnaryStreamMultiCallable[_files_service_pb2.DownloadFileRequest, _files_service_pb2.DownloadFileResponse]  # type: ignore[assignment]
-    """Streams a file: first its description, then its content in chunks. May be retried.
-    DATA_LOSS when the content is no longer there.
+    """Streams a file: first its description, then its content in chunks, all of it or a part. May be retried, and gone on
+    with behind what has arrived.
+    DATA_LOSS when the content is no longer there; OUT_OF_RANGE when `offset` lies behind its end;
+    FAILED_PRECONDITION when it is deleted.
     """
     GetFile: _aio.UnaryUnaryMultiCallable[_files_service_pb2.GetFileRequest, _files_service_pb2.GetFileResponse]  # type: ignore[assignment]
     """Returns the description of a file. May be retried."""
+    GetDownloadUrl: _aio.UnaryUnaryMultiCallable[_files_service_pb2.GetDownloadUrlRequest, _files_service_pb2.GetDownloadUrlResponse]  # type: ignore[assignment]
+    """Returns a URL from which anyone who knows it can download a file for some time, straight from the object store,
+    by HTTP and with ranges. May be retried. FAILED_PRECONDITION when the file is deleted.
+    """
+    PersistFile: _aio.UnaryUnaryMultiCallable[_files_service_pb2.PersistFileRequest, _files_service_pb2.PersistFileResponse]  # type: ignore[assignment]
+    """Keeps a file, a temporary one or one of a job, until somebody deletes it. May be retried. FAILED_PRECONDITION when
+    it is deleted.
+    """
+    DeleteFile: _aio.UnaryUnaryMultiCallable[_files_service_pb2.DeleteFileRequest, _files_service_pb2.DeleteFileResponse]  # type: ignore[assignment]
+    """Deletes a file. Its content cannot be read any more, and goes some days later; until then UndeleteFile brings it back.
+    May be retried.
+    """
+    UndeleteFile: _aio.UnaryUnaryMultiCallable[_files_service_pb2.UndeleteFileRequest, _files_service_pb2.UndeleteFileResponse]  # type: ignore[assignment]
+    """Brings a deleted file back as what it was before; a temporary one has its whole time again. May be retried: a file that
+    is not deleted stays as it is. RESOURCE_EXHAUSTED when a limit leaves no room for it.
+    """
+    GetFileUsage: _aio.UnaryUnaryMultiCallable[_files_service_pb2.GetFileUsageRequest, _files_service_pb2.GetFileUsageResponse]  # type: ignore[assignment]
+    """Returns what the files of an organisation take up, and what they may. May be retried."""
+    UpdateFileLimits: _aio.UnaryUnaryMultiCallable[_files_service_pb2.UpdateFileLimitsRequest, _files_service_pb2.UpdateFileLimitsResponse]  # type: ignore[assignment]
+    """Sets the limits of an organisation, all three, for operators. Files that exceed them already stay. May be retried."""
     ListFiles: _aio.UnaryUnaryMultiCallable[_files_service_pb2.ListFilesRequest, _files_service_pb2.ListFilesResponse]  # type: ignore[assignment]
     """Lists the files of an organisation, newest first, in an order that stays stable while files are
-    added. May be retried.
+    added. All given filters must match. May be retried.
     """
 
 class FilesServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -90,8 +170,44 @@ class FilesServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Not safe to retry blindly: each call stores a file of its own. INVALID_ARGUMENT when the first
         message is no header, a later one is no chunk, or the content is not of the announced size or
-        hash.
+        hash, or of a type that is not allowed; RESOURCE_EXHAUSTED when the file, or the files of the
+        organisation with it, would exceed a limit, as soon as that shows.
         """
+
+    @_abc_1.abstractmethod
+    def InitiateUpload(
+        self,
+        request: _files_service_pb2.InitiateUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_files_service_pb2.InitiateUploadResponse, _abc.Awaitable[_files_service_pb2.InitiateUploadResponse]]:
+        """Begins an upload that goes straight to the object store, by an HTTP request that the answer
+        describes. Nothing of it is a file before ConfirmUpload.
+
+        Not safe to retry blindly, but what is not confirmed goes away by itself. Errors are those of
+        UploadFile; RESOURCE_EXHAUSTED too when the organisation has 1,000 uploads open.
+        """
+
+    @_abc_1.abstractmethod
+    def ConfirmUpload(
+        self,
+        request: _files_service_pb2.ConfirmUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_files_service_pb2.ConfirmUploadResponse, _abc.Awaitable[_files_service_pb2.ConfirmUploadResponse]]:
+        """Makes a file of what was uploaded, after its size, its hash and its type have been checked; takes as long as it takes to
+        read it once. What is sent to the URL afterwards changes nothing.
+
+        May be retried: an upload that has been confirmed returns its file. NOT_FOUND for an upload that has expired;
+        FAILED_PRECONDITION when nothing has been uploaded; INVALID_ARGUMENT when its size, hash or type is wrong: it can
+        be uploaded again until the URL expires; RESOURCE_EXHAUSTED as of UploadFile.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelUpload(
+        self,
+        request: _files_service_pb2.CancelUploadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_files_service_pb2.CancelUploadResponse, _abc.Awaitable[_files_service_pb2.CancelUploadResponse]]:
+        """Gives an upload up and removes what was uploaded. May be retried. FAILED_PRECONDITION when it has been confirmed."""
 
     @_abc_1.abstractmethod
     def DownloadFile(
@@ -99,8 +215,10 @@ class FilesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _files_service_pb2.DownloadFileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_files_service_pb2.DownloadFileResponse], _abc.AsyncIterator[_files_service_pb2.DownloadFileResponse]]:
-        """Streams a file: first its description, then its content in chunks. May be retried.
-        DATA_LOSS when the content is no longer there.
+        """Streams a file: first its description, then its content in chunks, all of it or a part. May be retried, and gone on
+        with behind what has arrived.
+        DATA_LOSS when the content is no longer there; OUT_OF_RANGE when `offset` lies behind its end;
+        FAILED_PRECONDITION when it is deleted.
         """
 
     @_abc_1.abstractmethod
@@ -112,13 +230,69 @@ class FilesServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the description of a file. May be retried."""
 
     @_abc_1.abstractmethod
+    def GetDownloadUrl(
+        self,
+        request: _files_service_pb2.GetDownloadUrlRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_files_service_pb2.GetDownloadUrlResponse, _abc.Awaitable[_files_service_pb2.GetDownloadUrlResponse]]:
+        """Returns a URL from which anyone who knows it can download a file for some time, straight from the object store,
+        by HTTP and with ranges. May be retried. FAILED_PRECONDITION when the file is deleted.
+        """
+
+    @_abc_1.abstractmethod
+    def PersistFile(
+        self,
+        request: _files_service_pb2.PersistFileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_files_service_pb2.PersistFileResponse, _abc.Awaitable[_files_service_pb2.PersistFileResponse]]:
+        """Keeps a file, a temporary one or one of a job, until somebody deletes it. May be retried. FAILED_PRECONDITION when
+        it is deleted.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteFile(
+        self,
+        request: _files_service_pb2.DeleteFileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_files_service_pb2.DeleteFileResponse, _abc.Awaitable[_files_service_pb2.DeleteFileResponse]]:
+        """Deletes a file. Its content cannot be read any more, and goes some days later; until then UndeleteFile brings it back.
+        May be retried.
+        """
+
+    @_abc_1.abstractmethod
+    def UndeleteFile(
+        self,
+        request: _files_service_pb2.UndeleteFileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_files_service_pb2.UndeleteFileResponse, _abc.Awaitable[_files_service_pb2.UndeleteFileResponse]]:
+        """Brings a deleted file back as what it was before; a temporary one has its whole time again. May be retried: a file that
+        is not deleted stays as it is. RESOURCE_EXHAUSTED when a limit leaves no room for it.
+        """
+
+    @_abc_1.abstractmethod
+    def GetFileUsage(
+        self,
+        request: _files_service_pb2.GetFileUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_files_service_pb2.GetFileUsageResponse, _abc.Awaitable[_files_service_pb2.GetFileUsageResponse]]:
+        """Returns what the files of an organisation take up, and what they may. May be retried."""
+
+    @_abc_1.abstractmethod
+    def UpdateFileLimits(
+        self,
+        request: _files_service_pb2.UpdateFileLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_files_service_pb2.UpdateFileLimitsResponse, _abc.Awaitable[_files_service_pb2.UpdateFileLimitsResponse]]:
+        """Sets the limits of an organisation, all three, for operators. Files that exceed them already stay. May be retried."""
+
+    @_abc_1.abstractmethod
     def ListFiles(
         self,
         request: _files_service_pb2.ListFilesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_files_service_pb2.ListFilesResponse, _abc.Awaitable[_files_service_pb2.ListFilesResponse]]:
         """Lists the files of an organisation, newest first, in an order that stays stable while files are
-        added. May be retried.
+        added. All given filters must match. May be retried.
         """
 
 def add_FilesServiceServicer_to_server(servicer: FilesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

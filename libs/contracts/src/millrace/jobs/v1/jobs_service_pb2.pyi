@@ -11,6 +11,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
+from millrace.files.v1 import file_pb2 as _file_pb2
 from millrace.jobs.v1 import job_attempt_pb2 as _job_attempt_pb2
 from millrace.jobs.v1 import job_options_pb2 as _job_options_pb2
 from millrace.jobs.v1 import job_pb2 as _job_pb2
@@ -343,6 +344,7 @@ class ListJobsRequest(_message.Message):
     SCHEDULE_ID_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     ERROR_CODES_FIELD_NUMBER: _builtins.int
+    PARENT_JOB_ID_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """Required. "-" means all organisations and is for operators only."""
     page_size: _builtins.int
@@ -351,6 +353,8 @@ class ListJobsRequest(_message.Message):
     """`next_page_token` of the page before, with the same filters."""
     created_by: _builtins.str
     schedule_id: _builtins.str
+    parent_job_id: _builtins.str
+    """Made for this job: its deliveries, its dead letter."""
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[_job_pb2.JobStatus.ValueType]:
         """Any of these; empty: all."""
@@ -389,10 +393,11 @@ class ListJobsRequest(_message.Message):
         schedule_id: _builtins.str = ...,
         metadata: _struct_pb2.Struct | None = ...,
         error_codes: _abc.Iterable[_builtins.str] | None = ...,
+        parent_job_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "created_by", b"created_by", "error_codes", b"error_codes", "metadata", b"metadata", "org_id", b"org_id", "page_size", b"page_size", "page_token", b"page_token", "schedule_id", b"schedule_id", "statuses", b"statuses", "types", b"types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "created_by", b"created_by", "error_codes", b"error_codes", "metadata", b"metadata", "org_id", b"org_id", "page_size", b"page_size", "page_token", b"page_token", "parent_job_id", b"parent_job_id", "schedule_id", b"schedule_id", "statuses", b"statuses", "types", b"types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -421,6 +426,66 @@ class ListJobsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListJobsResponse: _TypeAlias = ListJobsResponse  # noqa: Y015
+
+@_typing.final
+class DownloadJobOutputRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORG_ID_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    org_id: _builtins.str
+    """Required."""
+    job_id: _builtins.str
+    """Required."""
+    offset: _builtins.int
+    """The first byte to send, from 0."""
+    length: _builtins.int
+    """How many bytes to send, at most; 0: up to the end."""
+    def __init__(
+        self,
+        *,
+        org_id: _builtins.str = ...,
+        job_id: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "length", b"length", "offset", b"offset", "org_id", b"org_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DownloadJobOutputRequest: _TypeAlias = DownloadJobOutputRequest  # noqa: Y015
+
+@_typing.final
+class DownloadJobOutputResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """The next bytes, 1 MiB or less."""
+    @_builtins.property
+    def file(self) -> _file_pb2.File:
+        """The first message, and only the first."""
+
+    def __init__(
+        self,
+        *,
+        file: _file_pb2.File | None = ...,
+        chunk: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["file", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___DownloadJobOutputResponse: _TypeAlias = DownloadJobOutputResponse  # noqa: Y015
 
 @_typing.final
 class WatchJobRequest(_message.Message):

@@ -59,6 +59,11 @@ class JobsServiceStub:
                 request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobsRequest.SerializeToString,
                 response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
+        self.DownloadJobOutput = channel.unary_stream(
+                '/millrace.jobs.v1.JobsService/DownloadJobOutput',
+                request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.DownloadJobOutputRequest.SerializeToString,
+                response_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.DownloadJobOutputResponse.FromString,
+                _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/millrace.jobs.v1.JobsService/WatchJob',
                 request_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.WatchJobRequest.SerializeToString,
@@ -186,6 +191,18 @@ class JobsServiceServicer:
     def ListJobs(self, request, context):
         """Lists the jobs of an organisation, newest first, in an order that stays stable while jobs are
         created and change. All given filters must match. May be retried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DownloadJobOutput(self, request, context):
+        """Streams what a completed job came to: first a description, then the content in chunks, all of it or a part. It is the file
+        of the organisation that the output names as its `file_id`; without one it is the output itself as JSON, which has a
+        description without a file_id.
+
+        May be retried, and gone on with behind what has arrived. FAILED_PRECONDITION when the job is not completed, or its file is
+        deleted; NOT_FOUND too when its file is gone; DATA_LOSS and OUT_OF_RANGE as of FilesService.DownloadFile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -358,6 +375,11 @@ def add_JobsServiceServicer_to_server(servicer, server):
                     servicer.ListJobs,
                     request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobsRequest.FromString,
                     response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'DownloadJobOutput': grpc.unary_stream_rpc_method_handler(
+                    servicer.DownloadJobOutput,
+                    request_deserializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.DownloadJobOutputRequest.FromString,
+                    response_serializer=millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.DownloadJobOutputResponse.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
@@ -558,6 +580,33 @@ class JobsService:
             '/millrace.jobs.v1.JobsService/ListJobs',
             millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobsRequest.SerializeToString,
             millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DownloadJobOutput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millrace.jobs.v1.JobsService/DownloadJobOutput',
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.DownloadJobOutputRequest.SerializeToString,
+            millrace_dot_jobs_dot_v1_dot_jobs__service__pb2.DownloadJobOutputResponse.FromString,
             options,
             channel_credentials,
             insecure,

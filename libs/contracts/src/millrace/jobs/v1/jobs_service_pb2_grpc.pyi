@@ -58,6 +58,14 @@ class JobsServiceStub:
     """Lists the jobs of an organisation, newest first, in an order that stays stable while jobs are
     created and change. All given filters must match. May be retried.
     """
+    DownloadJobOutput: _grpc.UnaryStreamMultiCallable[_jobs_service_pb2.DownloadJobOutputRequest, _jobs_service_pb2.DownloadJobOutputResponse]
+    """Streams what a completed job came to: first a description, then the content in chunks, all of it or a part. It is the file
+    of the organisation that the output names as its `file_id`; without one it is the output itself as JSON, which has a
+    description without a file_id.
+
+    May be retried, and gone on with behind what has arrived. FAILED_PRECONDITION when the job is not completed, or its file is
+    deleted; NOT_FOUND too when its file is gone; DATA_LOSS and OUT_OF_RANGE as of FilesService.DownloadFile.
+    """
     WatchJob: _grpc.UnaryStreamMultiCallable[_jobs_service_pb2.WatchJobRequest, _jobs_service_pb2.WatchJobResponse]
     """Streams the job as it is at once, and then as it is after each change, until it is finished. The
     last message is always the finished job; changes in quick succession may be sent as one.
@@ -158,6 +166,14 @@ class JobsServiceAsyncStub(JobsServiceStub):
     ListJobs: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.ListJobsRequest, _jobs_service_pb2.ListJobsResponse]  # type: ignore[assignment]
     """Lists the jobs of an organisation, newest first, in an order that stays stable while jobs are
     created and change. All given filters must match. May be retried.
+    """
+    DownloadJobOutput: _aio.UnaryStreamMultiCallable[_jobs_service_pb2.DownloadJobOutputRequest, _jobs_service_pb2.DownloadJobOutputResponse]  # type: ignore[assignment]
+    """Streams what a completed job came to: first a description, then the content in chunks, all of it or a part. It is the file
+    of the organisation that the output names as its `file_id`; without one it is the output itself as JSON, which has a
+    description without a file_id.
+
+    May be retried, and gone on with behind what has arrived. FAILED_PRECONDITION when the job is not completed, or its file is
+    deleted; NOT_FOUND too when its file is gone; DATA_LOSS and OUT_OF_RANGE as of FilesService.DownloadFile.
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_jobs_service_pb2.WatchJobRequest, _jobs_service_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Streams the job as it is at once, and then as it is after each change, until it is finished. The
@@ -280,6 +296,20 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_jobs_service_pb2.ListJobsResponse, _abc.Awaitable[_jobs_service_pb2.ListJobsResponse]]:
         """Lists the jobs of an organisation, newest first, in an order that stays stable while jobs are
         created and change. All given filters must match. May be retried.
+        """
+
+    @_abc_1.abstractmethod
+    def DownloadJobOutput(
+        self,
+        request: _jobs_service_pb2.DownloadJobOutputRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_jobs_service_pb2.DownloadJobOutputResponse], _abc.AsyncIterator[_jobs_service_pb2.DownloadJobOutputResponse]]:
+        """Streams what a completed job came to: first a description, then the content in chunks, all of it or a part. It is the file
+        of the organisation that the output names as its `file_id`; without one it is the output itself as JSON, which has a
+        description without a file_id.
+
+        May be retried, and gone on with behind what has arrived. FAILED_PRECONDITION when the job is not completed, or its file is
+        deleted; NOT_FOUND too when its file is gone; DATA_LOSS and OUT_OF_RANGE as of FilesService.DownloadFile.
         """
 
     @_abc_1.abstractmethod

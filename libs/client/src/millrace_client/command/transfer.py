@@ -1,0 +1,60 @@
+"""What the commands that send or receive content have in common."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from millrace_client.command.output import Output
+from millrace_client.download import safe_file_name
+from millrace_client.file import File
+from millrace_client.upload import Progress as OnProgress
+
+ToOption = Annotated[
+    str, typer.Option(metavar="PATH", help="A path or a folder; - writes to standard output.")
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")]
+
+
+async def target_path(to: str, describe: Callable[[], Awaitable[File]], *, force: bool) -> Path:
+    """Return the path that `to` stands for: in a folder under the name of the file that `describe` returns.
+
+    Raises BadParameter when something is there already, and is not to be replaced.
+    """
+    path = Path(to)
+    if await asyncio.to_thread(os.path.isdir, to):
+        path /= safe_file_name(await describe())
+    if not force and await asyncio.to_thread(path.exists):
+        raise typer.BadParameter(f"{path} exists; --force replaces it", param_hint="--to")
+    return path
+
+
+def show_path(output: Output, path: Path) -> None:
+    """Say where the content is."""
+    if output.as_json:
+        output.line({"path": str(path)})
+    else:
+        output.text(str(path))
+
+
+@contextmanager
+def transfer_bar() -> Iterator[OnProgress]:
+    """Draw a transfer's progress on standard error while it is a terminal."""
+    from rich.progress import (  # noqa: PLC0415 - only here, since it slows the start of every command
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

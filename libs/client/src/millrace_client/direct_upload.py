@@ -1,0 +1,141 @@
+"""Sending content straight to the object store, by a request that the Files service has signed."""
+
+import asyncio
+import contextlib
+import http.client
+import io
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+from millrace.files.v1 import file_pb2
+from millrace_client.errors import TransferError
+from millrace_client.upload import Progress
+
+_BLOCK_BYTES = 512 * 1024
+_TRIES = 4
+_FIRST_PAUSE_SECONDS = 0.3
+# A store that says nothing for so long has gone away.
+_SILENT_SECONDS = 120.0
+
+
+async def put_directly(
+    upload: file_pb2.Upload,
+    source: str | os.PathLike[str] | bytes,
+    size_bytes: int,
+    on_progress: Progress | None,
+) -> None:
+    """Send the content of a path, or bytes, by the request of `upload`; tried again when the store cannot be reached.
+
+    Raises:
+        TransferError: the store refused it, or could not be reached in four tries.
+
+    """
+    loop = asyncio.get_running_loop()
+
+    def tell(sent: int) -> None:
+        if on_progress is not None:
+            loop.call_soon_threadsafe(on_progress, sent, size_bytes)
+
+    tries = 0
+    while True:
+        sending = _Sending(upload, source, size_bytes, tell)
+        try:
+            return await _in_thread(sending)
+        except TransferError as error:
+            tries += 1
+            if not error.retryable or tries == _TRIES:
+                raise
+            await asyncio.sleep(_FIRST_PAUSE_SECONDS * 2**tries)
+
+
+async def _in_thread(sending: "_Sending") -> None:
+    """Run one try in a thread; when cancelled, close its connection, which ends it, and wait for that."""
+    running = asyncio.ensure_future(asyncio.to_thread(sending.run))
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        sending.stop()
+        await asyncio.gather(running, return_exceptions=True)
+        raise
+
+
+class _Sending:
+    """One try."""
+
+    def __init__(
+        self,
+        upload: file_pb2.Upload,
+        source: str | os.PathLike[str] | bytes,
+        size_bytes: int,
+        tell: Callable[[int], None],
+    ) -> None:
+        self._upload = upload
+        self._source = source
+        self._size = size_bytes
+        self._tell = tell
+        self._connection: http.client.HTTPConnection | None = None
+        self._stopped = False
+
+    def run(self) -> None:
+        url = urlsplit(self._upload.url)
+        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+        connection = kind(url.netloc, timeout=_SILENT_SECONDS, blocksize=_BLOCK_BYTES)
+        self._connection = connection
+        headers = dict(self._upload.headers) | {"Content-Length": str(self._size)}
+        try:
+            with _opened(self._source) as content:
+                # A store that refuses may answer and close before everything has been sent.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    connection.request(
+                        self._upload.method,
+                        f"{url.path}?{url.query}",
+                        body=_Watched(content, self._tell, lambda: self._stopped),
+                        headers=headers,
+                    )
+                answer = connection.getresponse()
+                answer.read(_BLOCK_BYTES)
+        except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            raise TransferError(f"the object store cannot be reached: {error!r}", retryable=True) from error
+        finally:
+            connection.close()
+        if not 200 <= answer.status < 300:
+            raise TransferError(
+                f"the object store answered {answer.status} {answer.reason}",
+                retryable=answer.status >= 500 or answer.status == 429,
+            )
+
+    def stop(self) -> None:
+        """Have it end soon."""
+        self._stopped = True
+        sock = None if self._connection is None else self._connection.sock
+        if sock is not None:
+            # Closing it would not wake a thread that waits for it. Not connected any more: it has ended.
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass(slots=True)
+class _Watched:
+    """Content that is being read, and what is told of it."""
+
+    content: BinaryIO
+    tell: Callable[[int], None]
+    stopped: Callable[[], bool]
+    sent: int = 0
+
+    def read(self, size: int = -1) -> bytes:
+        if self.stopped():
+            raise ConnectionAbortedError("cancelled")
+        block = self.content.read(size)
+        self.sent += len(block)
+        self.tell(self.sent)
+        return block
+
+
+def _opened(source: str | os.PathLike[str] | bytes) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")

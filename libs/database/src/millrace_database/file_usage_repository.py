@@ -1,0 +1,78 @@
+"""What the files of organisations take up, and what they may."""
+
+from dataclasses import dataclass
+
+import asyncpg
+
+from millrace_database import file_statements
+
+
+@dataclass(frozen=True, slots=True)
+class FileLimits:
+    """What the files of an organisation may take up; 0: no limit.
+
+    Attributes:
+        max_total_bytes: the sum of their lengths.
+        max_files: how many they are.
+        max_file_bytes: the length of one that is uploaded.
+
+    """
+
+    max_total_bytes: int = 0
+    max_files: int = 0
+    max_file_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FileUsage:
+    """What the files of an organisation take up, deleted ones left out, and the limits in force."""
+
+    org_id: str
+    total_bytes: int
+    files: int
+    limits: FileLimits
+
+
+async def get_usage(conn: asyncpg.Connection, org_id: str, defaults: FileLimits) -> FileUsage:
+    """Return what an organisation's files take up; `defaults` are the limits where it has none of its own."""
+    row = await conn.fetchrow(file_statements.GET_USAGE, org_id)
+    return FileUsage(org_id, 0, 0, defaults) if row is None else _usage(row, defaults)
+
+
+async def count_in(
+    conn: asyncpg.Connection, org_id: str, defaults: FileLimits, *, total_bytes: int = 0, files: int = 0
+) -> FileUsage:
+    """Add to what an organisation's files take up, and return what it is then.
+
+    Until the caller's transaction ends nobody else changes it: so is it too when nothing is added. To be called last in it.
+    """
+    row = await conn.fetchrow(file_statements.COUNT_IN, org_id, total_bytes, files)
+    return _usage(row, defaults)
+
+
+async def set_limits(
+    conn: asyncpg.Connection,
+    org_id: str,
+    defaults: FileLimits,
+    *,
+    max_total_bytes: int | None,
+    max_files: int | None,
+    max_file_bytes: int | None,
+) -> FileUsage:
+    """Set the limits of an organisation; None: as `defaults` say, 0: no limit."""
+    row = await conn.fetchrow(file_statements.SET_LIMITS, org_id, max_total_bytes, max_files, max_file_bytes)
+    return _usage(row, defaults)
+
+
+def _usage(row: asyncpg.Record | None, defaults: FileLimits) -> FileUsage:
+    assert row is not None  # noqa: S101 - an upsert returns its row
+    own = FileLimits(
+        max_total_bytes=_own(row["max_total_bytes"], defaults.max_total_bytes),
+        max_files=_own(row["max_files"], defaults.max_files),
+        max_file_bytes=_own(row["max_file_bytes"], defaults.max_file_bytes),
+    )
+    return FileUsage(row["org_id"], row["total_bytes"], row["files"], own)
+
+
+def _own(limit: int | None, default: int) -> int:
+    return default if limit is None else limit

@@ -1,0 +1,135 @@
+"""What nobody needs any more of the storage, as far as the database knows it."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import asyncpg
+
+from millrace_database import storage_cleanup_statements as statements
+
+NO_ID = UUID(int=0)
+"""Before the id of every job and file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiredBatch:
+    """What a step removed; `last` is where the next step goes on, None: nowhere."""
+
+    count: int
+    bytes: int
+    last: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilesPage:
+    """A page of the files of jobs: how many there were, and how many of them expired because their job is gone."""
+
+    visited: int
+    count: int
+    bytes: int
+    last_job_id: UUID | None
+    last_file_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """An object that is to go; with `size_bytes` 0 it is not known whether there is one, or a part of one."""
+
+    object_key: str
+    provider: str
+    bucket: str
+    size_bytes: int
+    attempts: int
+    due_at: datetime
+
+
+async def give_up_uploads(
+    conn: asyncpg.Connection, after: datetime | None, *, presigned_slack: timedelta, limit: int
+) -> ExpiredBatch:
+    """Have what expired uploads left in a store removed, and the uploads forgotten; presigned ones a little later."""
+    [row] = await conn.fetch(statements.GIVE_UP_UPLOADS, after, presigned_slack, limit)
+    return ExpiredBatch(row["count"], 0, row["last"])
+
+
+async def count_expired_uploads(conn: asyncpg.Connection, *, presigned_slack: timedelta) -> int:
+    """Return how many uploads `give_up_uploads` would give up."""
+    count: int = await conn.fetchval(statements.COUNT_EXPIRED_UPLOADS, presigned_slack)
+    return count
+
+
+async def expire_files_of_gone_jobs(
+    conn: asyncpg.Connection, after: tuple[UUID, UUID], *, limit: int, dry_run: bool = False
+) -> JobFilesPage:
+    """Look at the next files of jobs; those that are kept as long as a job that is gone expire now, or would."""
+    statement = statements.COUNT_FILES_OF_GONE_JOBS if dry_run else statements.EXPIRE_FILES_OF_GONE_JOBS
+    [row] = await conn.fetch(statement, *after, limit)
+    return JobFilesPage(**row)
+
+
+async def remove_expired_files(
+    conn: asyncpg.Connection, after: datetime | None, *, limit: int
+) -> ExpiredBatch:
+    """Remove expired files, of which only their objects are left then, to be removed, and count them out."""
+    [row] = await conn.fetch(statements.REMOVE_EXPIRED_FILES, after, limit)
+    return ExpiredBatch(**row)
+
+
+async def count_expired_files(conn: asyncpg.Connection) -> tuple[int, int]:
+    """Return how many files have expired, and how many bytes they have."""
+    return await _count_and_bytes(conn, statements.COUNT_EXPIRED_FILES)
+
+
+async def take_removals(
+    conn: asyncpg.Connection,
+    after: datetime | None,
+    until: datetime,
+    *,
+    away: Collection[tuple[str, str]],
+    limit: int,
+    first_pause: timedelta,
+    longest_pause: timedelta,
+) -> Sequence[Removal]:
+    """Return objects to be removed now, of stores that are not `away`, in no order.
+
+    Each is due again after a pause that doubles with every try, unless `removals_done` is called.
+    """
+    rows = await conn.fetch(
+        statements.TAKE_REMOVALS,
+        after,
+        until,
+        [provider for provider, _ in away],
+        [bucket for _, bucket in away],
+        limit,
+        first_pause,
+        longest_pause,
+    )
+    return [Removal(**row) for row in rows]
+
+
+async def removals_done(conn: asyncpg.Connection, provider: str, bucket: str, keys: Sequence[str]) -> None:
+    """Forget objects of a store that are gone."""
+    await conn.execute(statements.REMOVALS_DONE, provider, bucket, keys)
+
+
+async def count_removals(conn: asyncpg.Connection) -> tuple[int, int]:
+    """Return how many objects are to be removed now, and how many bytes they have as far as that is known."""
+    return await _count_and_bytes(conn, statements.COUNT_REMOVALS)
+
+
+async def unknown_objects(conn: asyncpg.Connection, keys: Sequence[str]) -> set[str]:
+    """Return those of the keys that no file, upload or removal has, in whichever store."""
+    known = {row["object_key"] for row in await conn.fetch(statements.KNOWN_OBJECTS, keys)}
+    return set(keys) - known
+
+
+async def abandoned_writes(conn: asyncpg.Connection, keys: Sequence[str]) -> set[str]:
+    """Return those of the keys that are not of an upload."""
+    uploaded = {row["object_key"] for row in await conn.fetch(statements.UPLOADED_OBJECTS, keys)}
+    return set(keys) - uploaded
+
+
+async def _count_and_bytes(conn: asyncpg.Connection, statement: str) -> tuple[int, int]:
+    [row] = await conn.fetch(statement)
+    return row["count"], row["bytes"]

@@ -1,0 +1,76 @@
+"""What a clean-up of the storage did."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """So many of something, and how many bytes they have as far as that is known."""
+
+    count: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Amount") -> "Amount":
+        return Amount(self.count + other.count, self.bytes + other.bytes)
+
+
+NOTHING = Amount()
+
+
+@dataclass(slots=True)
+class CleanupReport:
+    """What a clean-up did or, when it is dry, would do."""
+
+    dry_run: bool
+    """Whether nothing was changed."""
+
+    uploads: Amount = NOTHING
+    """Uploads that were given up since nobody went on with them. Their bytes are not known."""
+
+    files_of_gone_jobs: Amount = NOTHING
+    """Files that expired with this run, since the job is gone with which they were to be kept."""
+
+    files: Amount = NOTHING
+    """Expired files, removed. In a dry run those of gone jobs are not among them."""
+
+    removals: Amount = NOTHING
+    """Objects of removed files and given up uploads, removed from their store. In a dry run only those of earlier ones."""
+
+    writes: Amount = NOTHING
+    """Writes that somebody began and nobody will end, undone."""
+
+    objects: Amount = NOTHING
+    """Objects that no row of the database knows, removed."""
+
+    failed: Amount = NOTHING
+    """Objects that could not be removed; they are tried again later."""
+
+    left_alone: list[str] = field(default_factory=list)
+    """Why objects without a row were not searched for in a store, for each such store."""
+
+    problems: list[str] = field(default_factory=list)
+    """Which stores did not do what they were asked, and why."""
+
+    seconds: float = 0.0
+    """How long it took."""
+
+    def steps(self) -> Sequence[tuple[str, Amount]]:
+        """Return what was done, in words, in the order in which it was done."""
+        return [
+            ("uploads given up", self.uploads),
+            ("files of gone jobs expired", self.files_of_gone_jobs),
+            ("expired files removed", self.files),
+            ("objects removed", self.removals),
+            ("unfinished writes undone", self.writes),
+            ("objects without a row removed", self.objects),
+            ("objects not removed, tried again later", self.failed),
+        ]
+
+
+class CleanupIncompleteError(Exception):
+    """A clean-up came to its end, but a store did not do what it was asked; the text says which and why."""
+
+    def __init__(self, report: CleanupReport) -> None:
+        super().__init__("; ".join(report.problems))
+        self.report = report

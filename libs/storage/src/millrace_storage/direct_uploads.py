@@ -1,0 +1,116 @@
+"""Uploads that go straight to the object store, by a presigned request, and are made files afterwards."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from millrace_database import Database, file_uploads_repository, file_usage_repository
+from millrace_database.file_uploads_repository import NewUpload
+from millrace_database.files_repository import ObjectPlace
+from millrace_database.ids import new_id
+from millrace_storage.content_types import is_allowed
+from millrace_storage.file_errors import LimitExceeded, TypeNotAllowed, UploadConfirmed
+from millrace_storage.file_limits import check_length, check_usage
+from millrace_storage.file_policy import FilePolicy
+from millrace_storage.object_store import PresignedRequest
+from millrace_storage.object_stores import ObjectStores
+from millrace_storage.object_writing import ObjectWriting
+
+STAGING_FOLDER = "incoming/"
+"""Behind the prefix of all keys: what is sent by presigned requests, before it is confirmed."""
+
+_MAX_OPEN_UPLOADS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload that goes straight to the object store: the request to send, which is taken until `expires_at`."""
+
+    upload_id: UUID
+    request: PresignedRequest
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewDirectUpload:
+    """An upload that is to be; the attributes are the arguments of `FileStore.initiate_upload`."""
+
+    org_id: str
+    name: str
+    content_type: str
+    size_bytes: int
+    sha256: str | None
+    created_by: str
+    temporary: bool
+    expires_in: timedelta
+
+
+class DirectUploads:
+    """Begins such uploads, and cancels them."""
+
+    def __init__(
+        self, database: Database, stores: ObjectStores, policy: FilePolicy, writing: ObjectWriting
+    ) -> None:
+        self._database = database
+        self._stores = stores
+        self._policy = policy
+        self._writing = writing
+
+    async def initiate(self, wanted: NewDirectUpload) -> Upload:
+        """Do as `FileStore.initiate_upload` says."""
+        if not is_allowed(wanted.content_type, self._policy.allowed_types):
+            raise TypeNotAllowed(wanted.content_type)
+        store = self._stores.default
+        if wanted.size_bytes > store.max_presigned_bytes:
+            raise LimitExceeded("file_bytes", store.max_presigned_bytes)
+        upload = self._new_upload(wanted)
+        # Nobody knows the request before the row is there.
+        request = await store.presign_put(
+            upload.place.object_key,
+            size_bytes=wanted.size_bytes,
+            content_type=wanted.content_type,
+            expires_in=wanted.expires_in,
+        )
+        return Upload(upload.upload_id, request, await self._add(upload, wanted))
+
+    async def cancel(self, org_id: str, upload_id: UUID) -> None:
+        """Do as `FileStore.cancel_upload` says."""
+        async with self._database.connection() as connection:
+            place = await file_uploads_repository.cancel_presigned(connection, org_id, upload_id)
+            left = await file_uploads_repository.get_presigned(connection, org_id, upload_id)
+        if place is not None:
+            # It stays listed for removal until nothing can be sent any more.
+            await self._writing.delete_object(place)
+        elif left is not None and left.file_id is not None:
+            raise UploadConfirmed(left.file_id)
+
+    def _new_upload(self, wanted: NewDirectUpload) -> NewUpload:
+        upload_id = new_id()
+        store = self._stores.default
+        key = f"{self._stores.prefix}{STAGING_FOLDER}{upload_id.hex[-2:]}/{upload_id.hex}"
+        return NewUpload(
+            upload_id=upload_id,
+            org_id=wanted.org_id,
+            kind="presigned",
+            name=wanted.name,
+            content_type=wanted.content_type,
+            place=ObjectPlace(store.provider, store.bucket, key),
+            created_by=wanted.created_by,
+            size_bytes=wanted.size_bytes,
+            sha256=wanted.sha256,
+            temporary=wanted.temporary,
+        )
+
+    async def _add(self, upload: NewUpload, wanted: NewDirectUpload) -> datetime:
+        size = wanted.size_bytes
+        async with self._database.transaction() as connection:
+            # Of two at once one waits here, and counts the other.
+            usage = await file_usage_repository.count_in(connection, wanted.org_id, self._policy.limits)
+            others = await file_uploads_repository.open_uploads(connection, wanted.org_id)
+            check_length(usage, size)
+            check_usage(usage, more_bytes=others.total_bytes + size, more_files=1)
+            if others.uploads >= _MAX_OPEN_UPLOADS:
+                raise LimitExceeded("uploads", _MAX_OPEN_UPLOADS)
+            expires_at = await file_uploads_repository.add_upload(connection, upload, wanted.expires_in)
+        assert expires_at is not None  # noqa: S101 - its id is new
+        return expires_at

@@ -1,0 +1,129 @@
+"""What is to be known of an S3 server, and the connections to it."""
+
+import base64
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import aioboto3
+from aiobotocore.config import AioConfig
+from botocore.exceptions import BotoCoreError
+
+from millrace_storage.object_store import StoreRefusedError
+from millrace_storage.storage_options import StorageOptions
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.client import S3Client
+
+_DEFAULT_REGION = "us-east-1"
+
+
+@dataclass(frozen=True, slots=True)
+class S3Configuration:
+    """Where an S3 server is and how it is spoken to; who speaks is found in the usual places of AWS."""
+
+    endpoint: str | None = None
+    """The URL of the server; None: AWS."""
+
+    public_endpoint: str | None = None
+    """The same for presigned URLs; None: `endpoint`."""
+
+    region: str | None = None
+    """None: as AWS's own settings say, else us-east-1."""
+
+    path_style: bool | None = None
+    """Whether the bucket stands in the path; None: with an endpoint of its own."""
+
+    pool_size: int = 50
+    """Connections at most."""
+
+    connect_seconds: float = 5.0
+    """How long a connection may take."""
+
+    read_seconds: float = 60.0
+    """How long the server may be silent."""
+
+    attempts: int = 5
+    """How often a request is made before it has failed."""
+
+    @classmethod
+    def of(cls, options: StorageOptions) -> Self:
+        """Return what the options say."""
+        return cls(
+            endpoint=options.s3_endpoint,
+            public_endpoint=options.s3_public_endpoint,
+            region=options.s3_region,
+            path_style=options.s3_path_style,
+            pool_size=options.s3_pool_size,
+            connect_seconds=options.s3_connect_seconds,
+            read_seconds=options.s3_read_seconds,
+            attempts=options.s3_attempts,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class S3Clients:
+    """Two views of one server: `own` for requests of this process, `public` only to sign requests of others."""
+
+    own: "S3Client"
+    public: "S3Client"
+    attempts: int
+
+
+@asynccontextmanager
+async def open_s3_clients(configuration: S3Configuration) -> AsyncIterator[S3Clients]:
+    """Open clients of a server; nothing is sent to it.
+
+    Raises StoreRefusedError when there can be no such server.
+    """
+    session = aioboto3.Session()
+    region = configuration.region or session.region_name or _DEFAULT_REGION
+    config = _config(configuration)
+    public_endpoint = configuration.public_endpoint or configuration.endpoint
+    async with AsyncExitStack() as clients:
+        try:
+            own = await clients.enter_async_context(
+                session.client("s3", region_name=region, endpoint_url=configuration.endpoint, config=config)
+            )
+            public = own
+            if public_endpoint != configuration.endpoint:
+                public = await clients.enter_async_context(
+                    session.client("s3", region_name=region, endpoint_url=public_endpoint, config=config)
+                )
+        except (ValueError, BotoCoreError) as error:
+            # An endpoint that is no URL, a damaged file of AWS's settings.
+            raise StoreRefusedError(f"there can be no such object store: {type(error).__name__}") from None
+        own.meta.events.register("before-sign.s3.DeleteObjects", _send_md5)
+        yield S3Clients(own, public, configuration.attempts)
+
+
+def _config(configuration: S3Configuration) -> AioConfig:
+    path_style = configuration.path_style
+    if path_style is None:
+        path_style = configuration.endpoint is not None
+    return AioConfig(
+        # By default requests to another server than AWS would be presigned by the old version 2.
+        signature_version="s3v4",
+        # Many servers refuse the checksums that are sent by default.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        connect_timeout=configuration.connect_seconds,
+        read_timeout=configuration.read_seconds,
+        retries={"mode": "standard", "total_max_attempts": configuration.attempts},
+        max_pool_connections=configuration.pool_size,
+        s3={"addressing_style": "path" if path_style else "virtual"},
+    )
+
+
+def _send_md5(request: Any, **_: object) -> None:
+    """Send MD5 instead of a CRC: all servers take it here, some demand it, and some refuse the other's headers."""
+    for header in [name for name in request.headers if name.lower().startswith(_CHECKSUM_HEADERS)]:
+        del request.headers[header]
+    digest = hashlib.md5(request.body, usedforsecurity=False).digest()
+    del request.headers["Content-MD5"]
+    request.headers["Content-MD5"] = base64.b64encode(digest).decode()
+
+
+_CHECKSUM_HEADERS = ("x-amz-checksum-", "x-amz-sdk-checksum-", "x-amz-trailer")

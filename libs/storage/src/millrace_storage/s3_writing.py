@@ -1,0 +1,89 @@
+"""Writing objects to S3 in bounded memory."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from millrace_storage.object_store import StoredObject, StoreRefusedError
+from millrace_storage.s3_parts import MAX_PARTS, MEBIBYTE, cut, part_bytes, size_of
+from millrace_storage.s3_write import S3Write
+from millrace_storage.uninterrupted import to_the_end
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.client import S3Client
+
+MAX_WRITES = 32
+"""So many objects of a store are written at a time; more wait. Each fills one part."""
+
+MAX_UPLOADS = 16
+"""So many parts are on their way at a time. With 5 MiB each, writing takes (32 + 16) * 5 MiB = 240 MiB at most."""
+
+_UPLOADS_PER_WRITE = 2
+
+
+class S3Writer:
+    """Writes the objects of a bucket: short ones as one request, long ones in parts that are uploaded while others come in."""
+
+    def __init__(self, client: "S3Client", bucket: str) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._writes = asyncio.Semaphore(MAX_WRITES)
+        self._uploads = asyncio.Semaphore(MAX_UPLOADS)
+
+    async def put(self, key: str, chunks: AsyncIterator[bytes], expected_bytes: int | None) -> StoredObject:
+        """Store an object, as `ObjectStore.put` says."""
+        length = part_bytes(expected_bytes)
+        write = S3Write(self._client, self._bucket, key)
+        async with self._writes, aclosing(cut(chunks, length, write.buffers)) as parts:
+            first = await anext(parts)
+            try:
+                if size_of(first) < length:
+                    return await to_the_end(write.whole(first))
+                await to_the_end(write.begin())
+                await self._upload(write, first, parts)
+                return await to_the_end(write.complete())
+            except BaseException:
+                await to_the_end(write.take_back())
+                raise
+
+    async def _upload(self, write: S3Write, first: BytesIO, others: AsyncIterator[BytesIO]) -> None:
+        free = asyncio.Semaphore(_UPLOADS_PER_WRITE)
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._start(group, free, write, 1, first)
+                number = 1
+                async for part in others:
+                    if not size_of(part):
+                        break
+                    number += 1
+                    if number > MAX_PARTS:
+                        limit = MAX_PARTS * size_of(first) // MEBIBYTE
+                        raise StoreRefusedError(f"an object of unknown length can have {limit} MiB at most")
+                    await self._start(group, free, write, number, part)
+        except BaseExceptionGroup as errors:
+            # Of what failed together, the first was the cause.
+            raise errors.exceptions[0] from None
+
+    async def _start(
+        self, group: asyncio.TaskGroup, free: asyncio.Semaphore, write: S3Write, number: int, part: BytesIO
+    ) -> None:
+        await free.acquire()
+        await self._uploads.acquire()
+        uploading = write.part(number, part)
+        try:
+            task = group.create_task(uploading)
+        except BaseException:
+            # Another part has failed.
+            uploading.close()
+            self._uploads.release()
+            raise
+
+        def ended(_: asyncio.Task[None]) -> None:
+            write.buffers.give_back(part)
+            free.release()
+            self._uploads.release()
+
+        # Not in the task itself, which may be cancelled before it begins.
+        task.add_done_callback(ended)

@@ -1,0 +1,197 @@
+"""What the statements of the clean-up read among many files, by EXPLAIN ANALYZE."""
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from millrace_database import retention_statements
+from millrace_database import storage_cleanup_statements as statements
+from millrace_database.database import Database
+from millrace_database.ids import new_id
+from support.large_tables import fill_jobs, filled_database, reads_of
+
+_FILES = 100_000
+_JOBS = 10_000
+_UPLOADS = 20_000
+_BATCH = 1_000
+_HOUR = timedelta(hours=1)
+
+# One in 50 has expired, every other one is kept as long as its job; the job of some is gone.
+_FILL = (
+    """
+INSERT INTO files (
+    file_id, org_id, name, content_type, size_bytes, sha256, provider, object_key, job_id, state, expires_at
+)
+SELECT gen_random_uuid(), 'org_' || n % 1000, 'a.csv', 'text/csv', 7, '', 'local', 'org-org_' || n % 1000 || '/00/' || n,
+    CASE WHEN n % 2 = 0 THEN job.job_id END,
+    CASE WHEN n % 2 = 0 THEN 'with_job' WHEN n % 50 = 1 THEN 'temporary' ELSE 'persistent' END,
+    CASE WHEN n % 50 = 1 THEN now() - n * interval '1 second' END
+FROM generate_series(1, $1::integer) AS n
+    JOIN (SELECT job_id, row_number() OVER (ORDER BY job_id) AS number FROM jobs) AS job ON job.number = n % 10000 + 1
+    """,
+    """
+INSERT INTO file_uploads (upload_id, org_id, kind, name, content_type, provider, object_key, expires_at)
+SELECT gen_random_uuid(), 'org_1', CASE WHEN n % 2 = 0 THEN 'stream' ELSE 'presigned' END, 'a.csv', 'text/csv', 'local',
+    'incoming/00/' || n, now() - interval '1 hour' * CASE WHEN n <= $1 / 10 THEN 2 ELSE -1 END
+FROM generate_series(1, $1::integer) AS n
+    """,
+    """
+INSERT INTO file_removals (object_key, provider, bucket, due_at)
+SELECT 'gone/' || n, CASE WHEN n % 2 = 0 THEN 'local' ELSE 's3' END, '',
+    now() + (n - $1 / 10) * interval '1 second' + CASE WHEN n > $1 / 10 THEN interval '1 hour' ELSE interval '0' END
+FROM generate_series(1, $1::integer) AS n
+    """,
+    """
+INSERT INTO file_usage (org_id, total_bytes, files) SELECT 'org_' || n % 1000, 700, 100 FROM generate_series(1, 1000) AS n
+WHERE $1::integer > 0
+    """,
+)
+
+
+@dataclass
+class _Large:
+    url: str
+    keys: list[str]
+    job_id: UUID
+
+
+@pytest.fixture(scope="module")
+def large(postgres_url: str) -> Iterator[_Large]:
+    with filled_database(postgres_url, _filled) as filled:
+        yield filled
+
+
+async def _filled(url: str, conn: asyncpg.Connection) -> _Large:
+    await fill_jobs(conn, _JOBS, new_id())
+    for statement, count in zip(_FILL, (_FILES, _UPLOADS, _FILES, 1), strict=True):
+        await conn.execute(statement, count)
+    await conn.execute(
+        "INSERT INTO queue (id, type, tenant, max_attempts) SELECT job_id, type, org_id, 4 FROM jobs"
+    )
+    gone = "SELECT job_id FROM (SELECT job_id, row_number() OVER (ORDER BY job_id) AS n FROM jobs) AS job WHERE n % 10 = 1"
+    for table, id_ in (("queue", "id"), ("jobs", "job_id")):
+        await conn.execute(f"DELETE FROM {table} WHERE {id_} IN ({gone})")  # noqa: S608 - constants
+    await conn.execute("ANALYZE files, file_uploads, file_removals, file_usage, jobs, queue")
+    keys = await conn.fetch("SELECT object_key FROM files LIMIT $1", _BATCH)
+    job_id = await conn.fetchval("SELECT job_id FROM files WHERE job_id IS NOT NULL ORDER BY 1 OFFSET 25000")
+    return _Large(url, [row["object_key"] for row in keys], job_id)
+
+
+@pytest.fixture
+async def conn(large: _Large) -> AsyncIterator[asyncpg.Connection]:
+    """A connection in a transaction that is rolled back."""
+    database = await Database.open(large.url, application_name="test")
+    try:
+        async with database.connection() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            yield connection
+            await transaction.rollback()
+    finally:
+        await database.close()
+
+
+async def test_uploads_are_given_up_by_a_batch(conn: asyncpg.Connection) -> None:
+    reads = await reads_of(conn, statements.GIVE_UP_UPLOADS, None, _HOUR, _BATCH)
+    # Once to lock them, once to delete them.
+    assert reads.rows["file_uploads"] == 2 * _BATCH
+
+
+async def test_expired_files_are_removed_by_a_batch(conn: asyncpg.Connection) -> None:
+    reads = await reads_of(conn, statements.REMOVE_EXPIRED_FILES, None, _BATCH)
+    # Once to lock them, once to delete them.
+    assert reads.rows["files"] == 2 * _BATCH
+
+
+async def test_what_has_not_expired_is_not_read(conn: asyncpg.Connection) -> None:
+    reads = await reads_of(conn, statements.REMOVE_EXPIRED_FILES, datetime.now(UTC), _BATCH)
+    assert reads.rows["files"] == 0
+
+
+@pytest.mark.parametrize(
+    "statement", [statements.EXPIRE_FILES_OF_GONE_JOBS, statements.COUNT_FILES_OF_GONE_JOBS]
+)
+async def test_files_of_gone_jobs_are_searched_by_a_page(
+    large: _Large, conn: asyncpg.Connection, statement: str
+) -> None:
+    [page] = await conn.fetch(statement, large.job_id, UUID(int=0), _BATCH)
+    assert 0 < page["count"] < page["visited"] == _BATCH
+    reads = await reads_of(conn, statement, page["last_job_id"], page["last_file_id"], _BATCH)
+    # The page, the rest of the last one's job, and what has expired, once to lock it, once to change it.
+    assert reads.rows["files"] <= 2 * _BATCH
+    assert reads.rows["jobs"] <= _BATCH
+
+
+async def test_the_files_of_many_in_one_job_are_a_page_after_the_other(
+    large: _Large, conn: asyncpg.Connection
+) -> None:
+    await conn.execute("UPDATE files SET job_id = $1 WHERE job_id > $1 AND state = 'with_job'", large.job_id)
+    [page] = await conn.fetch(statements.COUNT_FILES_OF_GONE_JOBS, large.job_id, large.job_id, _BATCH)
+    reads = await reads_of(
+        conn, statements.COUNT_FILES_OF_GONE_JOBS, page["last_job_id"], page["last_file_id"], _BATCH
+    )
+    assert reads.rows["files"] <= _BATCH
+
+
+async def test_removals_are_taken_by_a_batch(conn: asyncpg.Connection) -> None:
+    now = datetime.now(UTC)
+    reads = await reads_of(conn, statements.TAKE_REMOVALS, None, now, ["s3"], [""], _BATCH, _HOUR, 24 * _HOUR)
+    # Every other one is of a store that is away.
+    assert reads.rows["file_removals"] <= 3 * _BATCH
+    rows = await conn.fetch(statements.TAKE_REMOVALS, None, now, ["s3"], [""], _BATCH, _HOUR, 24 * _HOUR)
+    keys = [row["object_key"] for row in rows]
+    assert len(keys) == _BATCH
+    reads = await reads_of(conn, statements.REMOVALS_DONE, "local", "", keys)
+    assert reads.rows["file_removals"] == _BATCH
+
+
+@pytest.mark.parametrize(
+    ("statement", "tables"),
+    [
+        (statements.KNOWN_OBJECTS, ("files", "file_uploads", "file_removals")),
+        (statements.UPLOADED_OBJECTS, ("file_uploads",)),
+    ],
+)
+async def test_objects_are_looked_up_by_their_keys(
+    large: _Large, conn: asyncpg.Connection, statement: str, tables: tuple[str, ...]
+) -> None:
+    keys = [*large.keys[10:], *(f"nobody's/{n}" for n in range(10))]
+    reads = await reads_of(conn, statement, keys)
+    assert sum(reads.rows[table] for table in tables) == (len(keys) - 10 if "files" in tables else 0)
+
+
+async def test_counting_reads_what_is_counted(conn: asyncpg.Connection) -> None:
+    reads = await reads_of(conn, statements.COUNT_EXPIRED_FILES)
+    assert reads.rows["files"] == _FILES // 50
+    reads = await reads_of(conn, statements.COUNT_EXPIRED_UPLOADS, _HOUR)
+    assert reads.rows["file_uploads"] == _UPLOADS // 10
+    reads = await reads_of(conn, statements.COUNT_REMOVALS)
+    assert reads.rows["file_removals"] == _FILES // 10
+
+
+async def test_a_sweep_of_jobs_reads_the_files_of_those_it_removes(conn: asyncpg.Connection) -> None:
+    period = timedelta(days=1)
+    await conn.execute("INSERT INTO retention_sweeps (age) VALUES ($1)", period)
+    reads = await reads_of(
+        conn,
+        retention_statements.SWEEP,
+        [period],
+        [],
+        [],
+        [],
+        [],
+        period,
+        period,
+        period,
+        200,
+        period,
+        period,
+        0.1,
+    )
+    files = await conn.fetchval("SELECT count(*) FROM files WHERE expires_at = now()")
+    assert files > 0
+    assert files <= reads.rows["files"] <= 2 * files + 200
