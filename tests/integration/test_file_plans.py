@@ -130,7 +130,8 @@ async def test_a_page_of_all_files(conn: asyncpg.Connection, org_id: str, *, is_
         # The clocks of services may be an hour off, in which there are 60 files, that each state is looked for among.
         (FileFilters(created_after=_ago(10), created_before=_ago(9.96)), 3 * 180 + _TWICE),
         (FileFilters(created_before=_ago(30)), 3 * (_PAGE + 60) + _PAGE),
-        (FileFilters(created_after=_ago(0.04)), 3 * 60),
+        # The files may come an hour after this list, in a long run of all tests.
+        (FileFilters(created_after=_ago(0.04)), 3 * 120),
         (FileFilters(created_by="bob", created_after=_ago(100), created_before=_ago(90)), _TWICE),
     ],
 )

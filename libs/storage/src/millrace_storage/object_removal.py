@@ -32,23 +32,24 @@ class ObjectRemoval:
         stores: ObjectStores,
         report: CleanupReport,
         *,
+        away: Collection[tuple[str, str]],
         batch: int,
         first_pause: timedelta,
         longest_pause: timedelta,
     ) -> None:
-        """Take where to say what was done, and how long an object that could not be removed is left alone."""
+        """Take where to say what was done, which stores are left alone, and for how long an object that could not be removed is."""
         self._database = database
         self._stores = stores
         self._report = report
         self._batch = batch
         self._first_pause = first_pause
         self._longest_pause = longest_pause
-        self._away: set[tuple[str, str]] = set()
+        self._away = set(away)
 
     async def run(self) -> Collection[tuple[str, str]]:
         """Try each object that is due now once; those of a store that is away are left for later.
 
-        Returns the providers and buckets of stores that did not do what they were asked.
+        Returns the providers and buckets of the stores that are left alone, and of those that did not do what they were asked.
         """
         async with self._database.connection() as connection:
             until: datetime = await connection.fetchval("SELECT now()")

@@ -66,9 +66,11 @@ class _StorageCleanup:
         self._times = times
 
     async def run(self) -> None:
+        async with self._database.connection() as connection:
+            identity = await read_database_identity(connection)
+        away: Collection[tuple[str, str]] = await self._stores_of_others(identity)
         # Each step finds what the ones before it have left to it.
         await self._expire_files_of_gone_jobs()
-        away: Collection[tuple[str, str]] = ()
         if self._report.dry_run:
             await self._count()
         else:
@@ -78,11 +80,31 @@ class _StorageCleanup:
                 self._database,
                 self._stores,
                 self._report,
+                away=away,
                 batch=_BATCH,
                 first_pause=self._times.first_pause,
                 longest_pause=self._times.longest_pause,
             ).run()
-        await self._sweep_stores(away)
+        await self._sweep_stores(identity, away)
+
+    async def _stores_of_others(self, identity: str | None) -> set[tuple[str, str]]:
+        """Return the stores that objects are not to be removed from: those of another database, and those that do not say whose they are."""
+        others = set()
+        for store in self._stores.all():
+            prefix = self._prefix(store)
+            if prefix is None or identity is None:
+                continue
+            try:
+                reason = await why_not_owned(store, prefix, identity, claim=not self._report.dry_run)
+            except STORE_ERRORS as error:
+                self._report.problems.append(describe_problem(store.provider, store.bucket, error))
+            else:
+                if reason is None:
+                    continue
+                name = store_name(store.provider, store.bucket)
+                self._report.left_alone.append(f"objects stay in the object store {name}: {reason}")
+            others.add((store.provider, store.bucket))
+        return others
 
     async def _expire_files_of_gone_jobs(self) -> None:
         after = (NO_ID, NO_ID)
@@ -127,33 +149,27 @@ class _StorageCleanup:
                 return
             after = batch.last
 
-    async def _sweep_stores(self, away: Collection[tuple[str, str]]) -> None:
+    async def _sweep_stores(self, identity: str | None, away: Collection[tuple[str, str]]) -> None:
         async with self._database.connection() as connection:
-            identity = await read_database_identity(connection)
             older_than = await connection.fetchval("SELECT now() - $1::interval", self._times.unknown)
         for store in self._stores.all():
-            if (store.provider, store.bucket) in away:
+            prefix = self._prefix(store)
+            if prefix is None or (store.provider, store.bucket) in away:
                 continue
+            if identity is None:
+                name = store_name(store.provider, store.bucket)
+                self._report.left_alone.append(
+                    f"objects without a row stay in the object store {name}: {_NO_IDENTITY}"
+                )
+                continue
+            sweep = StoreSweep(
+                self._database, store, prefix, self._report, older_than=older_than, batch=_BATCH
+            )
             try:
-                await self._sweep(store, identity, older_than)
+                await sweep.undo_writes()
+                await sweep.remove_objects()
             except STORE_ERRORS as error:
                 self._report.problems.append(describe_problem(store.provider, store.bucket, error))
-
-    async def _sweep(self, store: ObjectStore, identity: str | None, older_than: datetime) -> None:
-        prefix = self._prefix(store)
-        if prefix is None:
-            return
-        reason = _NO_IDENTITY
-        if identity is not None:
-            claim = not self._report.dry_run
-            reason = await why_not_owned(store, prefix, identity, claim=claim) or ""
-        if reason:
-            name = store_name(store.provider, store.bucket)
-            self._report.left_alone.append(f"objects without a row stay in the object store {name}: {reason}")
-            return
-        sweep = StoreSweep(self._database, store, prefix, self._report, older_than=older_than, batch=_BATCH)
-        await sweep.undo_writes()
-        await sweep.remove_objects()
 
     def _prefix(self, store: ObjectStore) -> str | None:
         """Return what keys begin with in the store; None: nothing new comes to it, and where to look is not known."""
