@@ -54,4 +54,6 @@ async def test_jobs_and_schedules_are_looked_up_one_by_one(large: tuple[str, lis
         assert await conn.fetchval("SELECT count(*) FROM jobs WHERE parent_job_id IS NOT NULL") == _BATCH
     finally:
         await conn.close()
-    assert (reads.rows["jobs"], reads.rows["scheduled_jobs"]) == (_BATCH, _BATCH)
+    # One by one: a plan may look at a few more, but goes through neither table.
+    assert _BATCH <= reads.rows["jobs"] <= 2 * _BATCH, reads.plan
+    assert reads.rows["scheduled_jobs"] == _BATCH, reads.plan
