@@ -165,7 +165,11 @@ class Database:
                 connection.terminate()
                 raise
             finally:
-                if not connection.is_closed() and connection.is_in_transaction():
+                # The latter when a task was cancelled while BEGIN was on its way: asyncpg would take the next transaction for a
+                # part of that one, which nobody commits.
+                if not connection.is_closed() and (
+                    connection.is_in_transaction() or connection._top_xact is not None  # noqa: SLF001
+                ):
                     connection.terminate()
 
 
