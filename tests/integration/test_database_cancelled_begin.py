@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ async def test_what_is_done_after_a_begin_that_was_cancelled_is_committed(
     try:
         async with one.connection() as conn:
             await conn.execute("CREATE TABLE kept (n integer)")
-        began = conn
+        began: Any = conn
 
         async def begin() -> None:
             async with one.transaction():

@@ -165,11 +165,7 @@ class Database:
                 connection.terminate()
                 raise
             finally:
-                # The latter when a task was cancelled while BEGIN was on its way: asyncpg would take the next transaction for a
-                # part of that one, which nobody commits.
-                if not connection.is_closed() and (
-                    connection.is_in_transaction() or connection._top_xact is not None  # noqa: SLF001
-                ):
+                if not connection.is_closed() and _may_be_in_transaction(connection):
                     connection.terminate()
 
 
@@ -189,6 +185,12 @@ async def asyncpg_connection(connection: AsyncConnection) -> asyncpg.Connection:
     if not driver.is_in_transaction():
         raise ValueError("the connection is in autocommit mode; a transaction is needed")
     return driver
+
+
+def _may_be_in_transaction(connection: asyncpg.Connection) -> bool:
+    # The latter when a task was cancelled while BEGIN was on its way: asyncpg would take the next transaction for a part of
+    # that one, which nobody commits.
+    return connection.is_in_transaction() or cast("Any", connection)._top_xact is not None  # noqa: SLF001
 
 
 def _driver_connection(raw: Any) -> asyncpg.Connection:
