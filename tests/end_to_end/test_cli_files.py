@@ -1,5 +1,7 @@
 """What `millrace files` and `millrace jobs download` do with files that are kept, deleted, limited and shared."""
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -46,6 +48,8 @@ async def test_a_file_is_persisted_deleted_and_brought_back(millrace: CommandLin
     ).line
     file_id = file["fileId"]
     kept = (await millrace.succeed("files", "persist", file_id, "--json")).line
+    shown = (await millrace.succeed("files", "get", file_id)).stdout
+    assert ["state", "PERSISTENT"] in map(str.split, shown.splitlines())
     assert kept["state"] == "FILE_STATE_PERSISTENT"
     deleted = (await millrace.succeed("files", "delete", file_id, "--json")).line
     assert deleted["state"] == "FILE_STATE_DELETED"
@@ -73,6 +77,70 @@ async def test_what_files_take_up_is_shown_and_limited(millrace: CommandLine, tm
     assert refused.code == 64 + 8
     assert refused.stderr.startswith("error: RESOURCE_EXHAUSTED")
     assert (await millrace.succeed("files", "usage", "--json")).line == usage
+
+
+async def test_limits_are_shown_changed_one_by_one_and_given_back(millrace: CommandLine) -> None:
+    async def limits(*options: str) -> dict[str, str]:
+        shown = (await millrace.succeed("files", "limits", *options)).stdout
+        return dict(line.split(maxsplit=1) for line in shown.splitlines())
+
+    untouched = await limits()
+    assert untouched == {
+        "orgId": "acme",
+        "totalBytes": "0",
+        "files": "0",
+        "maxTotalBytes": "no limit",
+        "maxFiles": "no limit",
+        "maxFileBytes": "5GiB",
+    }
+    changed = await limits("--max-files", "7", "--max-total-bytes", "1500000")
+    assert changed == untouched | {"maxFiles": "7", "maxTotalBytes": "1500000"}
+    changed |= {"maxFileBytes": "no limit"}
+    assert await limits("--max-file-bytes", "0") == changed
+    assert await limits() == changed
+    assert (await millrace.succeed("files", "usage")).stdout == (
+        await millrace.succeed("files", "limits")
+    ).stdout
+    given_back = await limits("--max-file-bytes", "default", "--max-files", "DEFAULT")
+    assert given_back == untouched | {"maxTotalBytes": "1500000"}
+    refused = await millrace.run("files", "limits", "--max-files", "many")
+    assert (refused.code, 'nor "default"' in refused.stderr) == (2, True)
+
+
+async def test_a_pipe_is_uploaded_as_it_comes(millrace: CommandLine, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "airports.csv").write_bytes(CONTENT)
+    writer = await asyncio.create_subprocess_exec(
+        "sh", "-c", 'cat "$0" > "$1"', tmp_path / "airports.csv", pipe
+    )
+    try:
+        file = (await millrace.succeed("files", "upload", str(pipe), "--name", "airports.csv", "--json")).line
+    finally:
+        # It waits as long as nobody reads.
+        if writer.returncode is None:
+            writer.kill()
+        await writer.wait()
+    assert (file["name"], file["sizeBytes"]) == ("airports.csv", len(CONTENT))
+    nameless = await millrace.run("files", "upload", str(pipe))
+    assert (nameless.code, "--name" in nameless.stderr) == (2, True)
+    direct = await millrace.run("files", "upload", str(pipe), "--name", "a", "--direct")
+    assert (direct.code, "--direct" in direct.stderr) == (2, True)
+
+
+async def test_what_is_wrong_with_a_path_is_said_in_words(millrace: CommandLine, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.csv")
+    path.write_bytes(CONTENT)
+    nameless = await millrace.run("files", "upload", str(path))
+    assert (nameless.code, "not UTF-8" in nameless.stderr, "--name" in nameless.stderr) == (2, True, True)
+    file = (await millrace.succeed("files", "upload", str(path), "--name", "coffee.csv", "--json")).line
+    assert file["sizeBytes"] == len(CONTENT)
+    bad_name = await millrace.run("files", "upload", str(path), "--name", os.fsdecode(b"caf\xe9"))
+    assert (bad_name.code, bad_name.stderr) == (2, "error: not UTF-8: caf\\udce9\n")
+    no_folder = await millrace.run("files", "download", file["fileId"], "--to", f"{tmp_path}/none/a.csv")
+    assert (no_folder.code, no_folder.stderr) == (1, f"error: {tmp_path}/none: No such file or directory\n")
+    folder = await millrace.run("files", "upload", str(tmp_path))
+    assert (folder.code, folder.stderr) == (1, f"error: {tmp_path}: Is a directory\n")
 
 
 async def test_files_are_listed_by_what_is_known_of_them(millrace: CommandLine) -> None:

@@ -1,5 +1,7 @@
 """`millrace files` and `millrace schedules` against the real services."""
 
+import asyncio
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -7,6 +9,8 @@ import pytest
 
 from millrace_database.database import Database
 from support.command_line import CommandLine
+from support.files_api import rows
+from support.jobs_api import eventually
 from support.whole_system import running_whole_system
 
 CONTENT = bytes(range(256)) * 5000
@@ -43,10 +47,56 @@ async def test_files_pass_through_standard_input_and_output(millrace: CommandLin
     assert "table.csv" in (await millrace.succeed("files", "list")).stdout
 
 
+async def test_ctrl_c_ends_an_upload_whose_standard_input_says_nothing(
+    millrace: CommandLine, database: Database
+) -> None:
+    upload = await millrace.start("files", "upload", "-", "--name", "table.csv")
+    assert upload.stdin is not None
+
+    async def has_begun() -> bool:
+        return await rows(database, "file_uploads") == 1
+
+    async def is_over() -> bool:
+        return await rows(database, "file_uploads") == 0
+
+    async with asyncio.timeout(30):
+        upload.stdin.write(b"a,b\n")
+        await eventually(has_begun)
+        upload.send_signal(signal.SIGINT)
+        # Its standard input stays open all the while.
+        assert await upload.wait() == 130
+        await eventually(is_over)
+    assert upload.stderr is not None
+    assert await upload.stderr.read() == b""
+    assert await rows(database) == 0
+
+
+async def test_a_link_that_leads_nowhere_is_not_replaced_either(
+    millrace: CommandLine, tmp_path: Path
+) -> None:
+    file = (await millrace.succeed("files", "upload", "-", "--name", "a", "--json", stdin=b"a")).line
+    link = tmp_path / "link"
+    link.symlink_to("nowhere")
+    outcome = await millrace.run("files", "download", file["fileId"], "--to", str(link))
+    assert outcome.code == 2
+    assert "--force" in outcome.stderr
+    assert link.is_symlink()
+
+
+async def test_a_folder_that_is_not_there_does_not_become_a_file(
+    millrace: CommandLine, tmp_path: Path
+) -> None:
+    file = (await millrace.succeed("files", "upload", "-", "--name", "a", "--json", stdin=b"a")).line
+    outcome = await millrace.run("files", "download", file["fileId"], "--to", f"{tmp_path}/new/")
+    assert outcome.code == 2
+    assert "there is no folder" in outcome.stderr
+    assert not (tmp_path / "new").exists()
+
+
 async def test_a_local_file_that_is_not_there_is_said_in_one_line(millrace: CommandLine) -> None:
     outcome = await millrace.run("files", "upload", "/no/such/file")
     assert outcome.code == 1
-    assert outcome.stderr == "error: [Errno 2] No such file or directory: '/no/such/file'\n"
+    assert outcome.stderr == "error: /no/such/file: No such file or directory\n"
 
 
 async def test_a_schedule_lives_its_life(millrace: CommandLine) -> None:

@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from yarl import URL
 
 from millrace_client import FileState, Millrace
 from millrace_database.database import Database
@@ -84,8 +86,14 @@ async def test_files_stay_readable_after_the_provider_was_changed_and_changed_ba
 ) -> None:
     kept: dict[str, bytes] = {}
     for number, store in enumerate(("local", "s3", "local")):
-        async with system(database, tmp_path, **on(store, s3_bucket)) as client:
+        async with (
+            system(database, tmp_path, **on(store, s3_bucket)) as client,
+            aiohttp.ClientSession() as http,
+        ):
             content = f"written as the {number}th".encode()
             kept[(await client.files.upload(content, "note.txt")).file_id] = content
             for file_id, expected in kept.items():
                 assert await client.files.read(file_id) == expected
+                link = URL((await client.files.download_url(file_id)).url, encoded=True)
+                async with http.get(link) as answer:
+                    assert (answer.status, await answer.read()) == (200, expected)

@@ -14,6 +14,7 @@ import psutil
 
 from millrace_client import JobStatus, Millrace
 from support.processes import eventually_health
+from support.s3_server import S3Server
 
 MILLRACE = Path(sys.executable).with_name("millrace")
 START_SECONDS = 90
@@ -95,12 +96,15 @@ async def _up(folder: Path, **settings: str) -> AsyncIterator[System]:
 
 async def test_the_whole_system_runs_a_job_and_stops_on_sigterm(tmp_path: Path) -> None:
     async with _up(tmp_path) as system:
-        assert list(system.printed) == ["database", *SERVICES, "millrace"]
+        assert list(system.printed) == ["database", "jobs", "files", "scheduler", "worker", "millrace"]
         assert system.printed["database"] == f"embedded, in {tmp_path / 'data' / 'postgres'}"
         assert system.printed["millrace"].startswith("is ready")
         async with system.client() as client:
             job = await client.jobs.create("reports:generate", INPUT)
             assert (await client.jobs.wait(job.job_id, timeout=30)).status == JobStatus.COMPLETED
+            file = await client.files.upload(b"content", "a.txt")
+            url = await client.files.download_url(file.file_id)
+            assert url.url.startswith(f"{system.printed['files']}/")
         assert await system.stop(signal.SIGTERM) == 0
         await system.until_all_gone()
 
@@ -137,15 +141,39 @@ async def test_nothing_outlives_it_when_it_is_killed(tmp_path: Path) -> None:
         await system.until_all_gone()
 
 
+async def test_settings_that_cannot_be_used_are_said_at_once(tmp_path: Path) -> None:
+    async with _started(tmp_path, {"MILLRACE_STORAGE_PROVIDER": "ftp"}) as process:
+        assert await asyncio.wait_for(process.wait(), START_SECONDS) == 2
+    assert (tmp_path / "up.log").read_text().startswith("millrace up: MILLRACE_STORAGE_PROVIDER: ")
+
+
 async def test_a_service_that_cannot_start_ends_it_all(database_url: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         settings = {"MILLRACE_DATABASE_URL": database_url, "MILLRACE_WORKER_PORT": str(port)}
         async with _started(tmp_path, settings) as process:
-            assert await asyncio.wait_for(process.wait(), START_SECONDS) == 1
+            assert await asyncio.wait_for(process.wait(), START_SECONDS) == 2
     errors = (tmp_path / "up.log").read_text()
     assert f"millrace serve worker: cannot listen on 127.0.0.1:{port}: address already in use\n" in errors
     assert errors.endswith("millrace up: worker did not start: exit code 2\n")
+
+
+async def test_a_bucket_that_is_not_there_ends_it_all(
+    database_url: str, tmp_path: Path, s3_server: S3Server
+) -> None:
+    settings = {
+        **s3_server.environment,
+        "MILLRACE_DATABASE_URL": database_url,
+        "MILLRACE_STORAGE_PROVIDER": "s3",
+        "MILLRACE_S3_BUCKET": "no-such-bucket",
+        "MILLRACE_S3_ENDPOINT": s3_server.endpoint,
+    }
+    async with _started(tmp_path, settings) as process:
+        assert await asyncio.wait_for(process.wait(), START_SECONDS) == 2
+    errors = (tmp_path / "up.log").read_text()
+    assert f": MILLRACE_S3_BUCKET: {s3_server.endpoint} has no bucket no-such-bucket\n" in errors
+    assert errors.splitlines()[-1].startswith("millrace up: ")
+    assert "Traceback" not in errors
 
 
 async def test_a_database_that_is_not_there_ends_it_in_one_line(tmp_path: Path) -> None:

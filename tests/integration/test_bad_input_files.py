@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -19,13 +20,23 @@ NO_FILE = "file_" + "0" * 32
 NO_UPLOAD = "upload_" + "0" * 32
 BAD_ORGANISATIONS = ("", "-", "a/b", "ä", "x" * 129, "a\0")
 BAD_FILE_IDS = ("", "file_", "7", NO_FILE[5:], NO_FILE + "0", "job_" + "0" * 32, NO_FILE.upper())
-BAD_NAMES = ("", ".", "..", "a/b", "/", "a\0b", "a\nb", "a\x7f", "\x85", "x" * 256, "ä" * 128)
+BLANK_NAMES = (" ", "\u00a0", "\u200b", "\u200d\ufeff \u2060", "\u3164", "\u2800", "\ufe0f", "\U000e0041")
+BAD_NAMES = ("", ".", "..", "a/b", "/", "a\0b", "a\nb", "a\x7f", "\x85", "x" * 256, "ä" * 128, *BLANK_NAMES)
 BAD_HEADERS: tuple[tuple[dict[str, Any], set[str]], ...] = (
     *(({"org_id": org_id}, {"header.org_id"}) for org_id in BAD_ORGANISATIONS),
     *(({"name": name}, {"header.name"}) for name in BAD_NAMES),
     *(
         ({"content_type": text}, {"header.content_type"})
-        for text in ("csv", "text/", "text/csv\n", "text/csv;\0", "text/ä", "a/b" + "x" * 300)
+        for text in (
+            "csv",
+            "text/",
+            "text/csv\n",
+            "text/csv;\0",
+            "text/csv; ",
+            "text/csv ",
+            "text/ä",
+            "a/b" + "x" * 300,
+        )
     ),
     ({"size_bytes": -1}, {"header.size_bytes"}),
     *(({"sha256": text}, {"header.sha256"}) for text in ("x", "0" * 63, "0" * 65, "g" * 64)),
@@ -145,6 +156,14 @@ def _bad_limits() -> list[tuple[str, Message, set[str]]]:
         *(("UpdateFileLimits", change(org_id=bad, limits=limits()), {"org_id"}) for bad in BAD_ORGANISATIONS),
         ("UpdateFileLimits", change(), {"org_id", "limits"}),
         ("UpdateFileLimits", change(org_id="acme", limits=everything), fields),
+        *(
+            (
+                "UpdateFileLimits",
+                change(org_id="acme", limits=limits(), update_mask=FieldMask(paths=[path])),
+                {"update_mask"},
+            )
+            for path in ("limits", "limits.max_files", "maxFiles", "*", "", "x" * 10_000)
+        ),
     ]
 
 

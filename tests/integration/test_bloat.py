@@ -216,6 +216,15 @@ def test_what_is_said_of_a_table(table: TableSize, command: str | None) -> None:
         (IndexSize("i", "jobs", 2**40, None, is_valid=True), None),
         (IndexSize("i", "jobs", 8192, None, is_valid=False), "REINDEX INDEX CONCURRENTLY i"),
         (IndexSize("i_ccnew1", "jobs", 8192, None, is_valid=False), "DROP INDEX CONCURRENTLY i_ccnew1"),
+        (
+            IndexSize("i_ccnewton", "jobs", 8192, None, is_valid=False),
+            "REINDEX INDEX CONCURRENTLY i_ccnewton",
+        ),
+        (
+            IndexSize('I\'m "i"', "jobs", 8192, None, is_valid=False),
+            'REINDEX INDEX CONCURRENTLY "I\'m ""i"""',
+        ),
+        (IndexSize("I", "jobs", 3 * 2**24, 2**24, is_valid=True), 'REINDEX INDEX CONCURRENTLY "I"'),
     ],
 )
 def test_what_is_said_of_an_index(index: IndexSize, command: str | None) -> None:
@@ -224,15 +233,15 @@ def test_what_is_said_of_an_index(index: IndexSize, command: str | None) -> None
 
 
 @pytest.mark.parametrize(
-    ("state", "command"),
+    ("state", "owner", "command"),
     [
-        ("replication slot", "SELECT pg_drop_replication_slot('x')"),
-        ("prepared transaction", "ROLLBACK PREPARED 'x'"),
-        ("", "SELECT pg_terminate_backend(0)"),
+        ("replication slot", "x", "SELECT pg_drop_replication_slot('x')"),
+        ("prepared transaction", "it's x", "ROLLBACK PREPARED 'it''s x'"),
+        ("", "x", "SELECT pg_terminate_backend(0)"),
     ],
 )
-def test_how_a_transaction_is_ended(state: str, command: str) -> None:
-    (hint,) = hints_of(_no_sizes(), OldestTransaction(0, "x", state, None, 10_000))
+def test_how_a_transaction_is_ended(state: str, owner: str, command: str) -> None:
+    (hint,) = hints_of(_no_sizes(), OldestTransaction(0, owner, state, None, 10_000))
     assert hint.command == command
 
 

@@ -155,7 +155,7 @@ async def test_what_is_shown_afterwards(verb: str, answer: Any) -> None:
     service = ScriptedSubscriptions(response(answer))
     async with millrace(service) as command:
         shown = await command.succeed("subscriptions", verb, "subscription_1")
-    assert ["state", "SUBSCRIPTION_STATE_ENABLED"] in map(str.split, shown.stdout.splitlines())
+    assert ["state", "ENABLED"] in map(str.split, shown.stdout.splitlines())
     assert MessageToDict(service.requests[0]) == {"orgId": "acme", "subscriptionId": "subscription_1"}
 
 

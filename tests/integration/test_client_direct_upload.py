@@ -1,6 +1,8 @@
 """Content that the SDK sends straight to an object store: a real web server that takes, refuses, breaks off or dawdles."""
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,8 +11,11 @@ import pytest
 from aiohttp import web
 
 from millrace.files.v1 import file_pb2
-from millrace_client import TransferError, direct_upload
+from millrace_client import Millrace, TransferError, direct_upload
 from millrace_client.direct_upload import put_directly
+from millrace_database.database import Database
+from support.files_api import rows
+from support.jobs_api import serving
 
 CONTENT = bytes(range(256)) * 8000
 
@@ -20,7 +25,7 @@ Answer = Callable[[web.Request], Awaitable[web.Response]]
 @asynccontextmanager
 async def store(answer: Answer) -> AsyncIterator[file_pb2.Upload]:
     application = web.Application(client_max_size=2**30)
-    application.router.add_put("/objects/{key}", answer)
+    application.router.add_put("/{key:.*}", answer)
     runner = web.AppRunner(application, access_log=None, lingering_time=0.1, shutdown_timeout=0.5)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -122,6 +127,55 @@ async def test_a_store_that_is_not_there_is_an_error() -> None:
         await put_directly(upload, b"abc", 3, None)
 
 
+@pytest.mark.parametrize(
+    "url", ["http://no-such-host.invalid/a?b", "https://{plain}/a?b"], ids=["no name", "no TLS"]
+)
+async def test_whatever_keeps_a_store_from_being_reached_is_the_same_error(url: str) -> None:
+    async def take(request: web.Request) -> web.Response:
+        return web.Response()
+
+    async with store(take) as upload:
+        upload.url = url.format(plain=upload.url.split("/")[2])
+        with pytest.raises(TransferError, match="cannot be reached") as raised:
+            await put_directly(upload, b"abc", 3, None)
+    assert raised.value.retryable
+
+
+async def test_a_store_that_takes_no_connection_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct_upload, "_CONNECTING_SECONDS", 0.3)
+    with contextlib.ExitStack() as closing:
+        deaf = closing.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):
+            # What waits there to be taken leaves no room for more.
+            waiting = closing.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(deaf.getsockname())
+        upload = file_pb2.Upload(url=f"http://127.0.0.1:{deaf.getsockname()[1]}/a?b", method="PUT")
+        async with asyncio.timeout(30):
+            with pytest.raises(TransferError, match="cannot be reached"):
+                await put_directly(upload, b"abc", 3, None)
+
+
+async def test_a_path_that_changes_while_it_is_sent(tmp_path: Path) -> None:
+    bodies: list[bytes] = []
+
+    async def take(request: web.Request) -> web.Response:
+        bodies.append(await request.read())
+        return web.Response()
+
+    path = tmp_path / "a.csv"
+    path.write_bytes(CONTENT + b"more")
+    async with store(take) as upload, asyncio.timeout(30):
+        await put_directly(upload, path, len(CONTENT), None)
+        path.write_bytes(CONTENT[:-1])
+        with pytest.raises(TransferError, match="shorter"):
+            await put_directly(upload, path, len(CONTENT), None)
+        path.unlink()
+        with pytest.raises(FileNotFoundError):
+            await put_directly(upload, path, len(CONTENT), None)
+    assert bodies == [CONTENT]
+
+
 async def test_one_that_is_cancelled_ends_though_the_store_reads_nothing() -> None:
     began, ended = asyncio.Event(), asyncio.Event()
 
@@ -136,4 +190,41 @@ async def test_one_that_is_cancelled_ends_though_the_store_reads_nothing() -> No
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        ended.set()
+
+
+async def test_an_upload_that_comes_to_nothing_stays_open_no_longer(
+    database: Database, tmp_path: Path
+) -> None:
+    async with (
+        serving(database, tmp_path, files_url="http://127.0.0.1:1", files_max_count=1) as api,
+        Millrace(api.address, org_id="acme") as client,
+    ):
+        for _ in range(2):
+            with pytest.raises(TransferError):
+                await client.files.upload_directly(CONTENT, "numbers.bin")
+        assert await rows(database, "file_uploads") == 0
+
+
+async def test_an_upload_that_is_cancelled_stays_open_no_longer(database: Database, tmp_path: Path) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def dawdle(request: web.Request) -> web.Response:
+        began.set()
+        await ended.wait()
+        return web.Response()
+
+    async with store(dawdle) as elsewhere, asyncio.timeout(30):
+        url = elsewhere.url.partition("/objects")[0]
+        async with (
+            serving(database, tmp_path, files_url=url) as api,
+            Millrace(api.address, org_id="acme") as client,
+        ):
+            task = asyncio.create_task(client.files.upload_directly(CONTENT, "numbers.bin"))
+            await began.wait()
+            assert await rows(database, "file_uploads") == 1
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await rows(database, "file_uploads") == 0
         ended.set()

@@ -1,12 +1,12 @@
 """Uploads and downloads of the SDK against a server that keeps, refuses, damages or breaks off."""
-# ruff: noqa: N802, ARG002, ASYNC240 - the methods of generated servicers; a look into a folder blocks nobody here
+# ruff: noqa: N802, ASYNC240 - the methods of generated servicers; a look into a folder blocks nobody here
 
 import asyncio
 import hashlib
 import io
 import os
+import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,82 +14,19 @@ import grpc
 import pytest
 from grpc_status import rpc_status
 
-from millrace.files.v1 import file_pb2
 from millrace.files.v1 import files_service_pb2 as messages
-from millrace.files.v1.files_service_pb2_grpc import FilesServiceServicer, add_FilesServiceServicer_to_server
 from millrace_client import (
     ContentMismatchError,
     InternalError,
     InvalidArgumentError,
-    Millrace,
     UnavailableError,
     download,
 )
 from millrace_runtime.errors import InvalidArgument
+from support.scripted_files import CONTENT, Files, client_of, described
 
-CONTENT = bytes(range(256)) * 8000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 MEBIBYTE = 1024 * 1024
-
-
-def described(content: bytes, **fields: Any) -> file_pb2.File:
-    return file_pb2.File(
-        file_id="file_1",
-        size_bytes=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-        **{"name": "numbers.bin", **fields},
-    )
-
-
-class Files(FilesServiceServicer):
-    """Keeps what is uploaded; a download sends what it is told to."""
-
-    def __init__(self, *parts: bytes | grpc.StatusCode, file: file_pb2.File | None = None) -> None:
-        self.parts = parts
-        self.file = file or described(CONTENT)
-        self.header = messages.UploadFileHeader()
-        self.chunks: list[bytes] = []
-
-    async def UploadFile(self, request_iterator: Any, context: Any) -> messages.UploadFileResponse:
-        async for request in request_iterator:
-            if request.WhichOneof("part") == "header":
-                self.header = request.header
-            else:
-                self.chunks.append(request.chunk)
-        return messages.UploadFileResponse(file=described(b"".join(self.chunks), name=self.header.name))
-
-    async def DownloadFile(self, request: Any, context: Any) -> AsyncIterator[messages.DownloadFileResponse]:
-        yield messages.DownloadFileResponse(file=self.file)
-        for part in self.parts:
-            if isinstance(part, grpc.StatusCode):
-                await context.abort(part, "as told")
-            else:
-                yield messages.DownloadFileResponse(chunk=part)
-
-    async def GetFile(self, request: Any, context: Any) -> messages.GetFileResponse:
-        return messages.GetFileResponse(file=self.file)
-
-    async def ListFiles(self, request: Any, context: Any) -> messages.ListFilesResponse:
-        return messages.ListFilesResponse(files=[self.file])
-
-    async def _answer(self, request: Any, context: Any) -> Any:
-        raise AssertionError("nobody calls it")
-
-    InitiateUpload = ConfirmUpload = CancelUpload = GetDownloadUrl = PersistFile = _answer
-    DeleteFile = UndeleteFile = GetFileUsage = UpdateFileLimits = _answer
-
-
-@asynccontextmanager
-async def client_of(files: FilesServiceServicer) -> AsyncIterator[Millrace]:
-    server = grpc.aio.server()
-    add_FilesServiceServicer_to_server(files, server)
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    try:
-        async with Millrace(address, org_id="acme") as client:
-            yield client
-    finally:
-        await server.stop(grace=0)
 
 
 async def test_a_path_is_uploaded_in_chunks_with_its_name_size_and_hash(tmp_path: Path) -> None:
@@ -127,6 +64,24 @@ async def test_content_without_a_path_needs_a_name() -> None:
     async with client_of(Files()) as client:
         with pytest.raises(ValueError, match="needs a name"):
             await client.files.upload(b"abc")
+
+
+async def test_a_name_that_is_not_utf_8_is_said_to_be_so(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9")
+    path.write_bytes(b"1")
+    files = Files()
+    async with client_of(files) as client:
+        with pytest.raises(ValueError, match="name of the file is not UTF-8: give it another"):
+            await client.files.upload(path)
+        await client.files.upload(path, "coffee")
+    assert files.header.name == "coffee"
+
+
+async def test_a_folder_that_is_not_there_is_named_as_it_was_given(tmp_path: Path) -> None:
+    async with client_of(Files(CONTENT)) as client:
+        with pytest.raises(FileNotFoundError) as caught:
+            await client.files.download("file_1", tmp_path / "none" / "a.csv")
+    assert caught.value.filename == str(tmp_path / "none")
 
 
 async def test_an_empty_file_is_a_file() -> None:
@@ -327,6 +282,73 @@ async def test_a_file_that_is_another_when_it_goes_on_is_an_error(
     async with client_of(files) as client:
         with pytest.raises(ContentMismatchError, match="replaced"):
             await client.files.download("file_1", tmp_path / "copy")
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_output_that_is_shorter_when_it_goes_on_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_FIRST_PAUSE_SECONDS", 0)
+
+    class Shrinking(Files):
+        async def DownloadFile(
+            self, request: Any, context: Any
+        ) -> AsyncIterator[messages.DownloadFileResponse]:
+            if request.offset:
+                await context.abort(grpc.StatusCode.OUT_OF_RANGE, "offset lies behind the end")
+            yield messages.DownloadFileResponse(file=self.file)
+            yield messages.DownloadFileResponse(chunk=CONTENT[:500_000])
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
+
+    async with client_of(Shrinking()) as client:
+        with pytest.raises(ContentMismatchError, match="shorter"):
+            await client.files.download("file_1", tmp_path / "copy")
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_what_can_be_read_only_once_is_not_taken_for_a_file(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    async with client_of(Files()) as client, asyncio.timeout(30):
+        for upload in (client.files.upload, client.files.upload_directly):
+            with pytest.raises(OSError, match="Not a regular file"):
+                await upload(pipe)
+
+
+async def test_an_error_of_a_call_that_a_source_makes_is_raised_as_it_is() -> None:
+    async def another_call() -> AsyncIterator[bytes]:
+        yield b"abc"
+        raise grpc.aio.AioRpcError(
+            grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "elsewhere"
+        )
+
+    async with client_of(Files()) as client, asyncio.timeout(30):
+        with pytest.raises(grpc.aio.AioRpcError, match="elsewhere"):
+            await client.files.upload(another_call(), "numbers.bin")
+
+
+async def test_a_download_that_is_cancelled_while_its_file_is_made_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, goes_on = threading.Event(), threading.Event()
+    make = Path.open
+
+    def slowly(path: Path, *arguments: Any) -> Any:
+        began.set()
+        goes_on.wait(30)
+        return make(path, *arguments)
+
+    async with client_of(Files(CONTENT)) as client:
+        monkeypatch.setattr(Path, "open", slowly)
+        task = asyncio.create_task(client.files.download("file_1", tmp_path / "copy"))
+        await asyncio.to_thread(began.wait, 30)
+        task.cancel()
+        await asyncio.sleep(0)
+        goes_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        # All that threads had to do is done.
+        await asyncio.get_running_loop().shutdown_default_executor()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -54,6 +54,8 @@ async def test_a_subscription_from_its_creation_to_its_end(client: Millrace) -> 
     with pytest.raises(AbortedError):
         await client.subscriptions.update(created.subscription_id, version=created.version, description="")
 
+    same = await client.subscriptions.rotate_secret(created.subscription_id, created.secret)
+    assert (same.version, same.secret) == (changed.version, None)
     rotated = await client.subscriptions.rotate_secret(created.subscription_id)
     assert rotated.secret not in (None, created.secret)
     await client.subscriptions.delete(created.subscription_id)

@@ -90,15 +90,31 @@ async def test_a_generated_secret_is_told_and_is_in_no_text() -> None:
         response(messages.GetSubscriptionResponse),
     )
     async with client_of(service) as client:
-        created = await client.subscriptions.create(URL, ["job.failed"])
+        created = await client.subscriptions.create(URL, ["job.failed"], request_id="r")
         rotated = await client.subscriptions.rotate_secret("subscription_1")
         read = await client.subscriptions.get("subscription_1")
     assert (created.secret, rotated.secret, read.secret) == (SECRET, SECRET, None)
     assert SECRET not in repr(created)
     assert created == read
-    first = service.requests[0]
-    assert (first.secret, len(first.request_id)) == ("", 32)
+    assert service.requests[0].secret == ""
     assert MessageToDict(service.requests[1]) == {"orgId": "acme", "subscriptionId": "subscription_1"}
+
+
+async def test_no_secret_is_lost_with_an_answer() -> None:
+    service = ScriptedSubscriptions(
+        UNAVAILABLE,
+        response(messages.CreateSubscriptionResponse),
+        response(messages.CreateSubscriptionResponse),
+    )
+    async with client_of(service) as client:
+        created = await client.subscriptions.create(URL, ["job.failed"])
+        another = await client.subscriptions.create(URL, ["job.failed"])
+    first, repeated, second = service.requests
+    assert first == repeated
+    assert (created.secret, another.secret) == (first.secret, second.secret)
+    assert created.secret != another.secret
+    assert len(first.request_id) == 32
+    assert first.request_id != second.request_id
 
 
 async def test_what_is_given_is_changed() -> None:

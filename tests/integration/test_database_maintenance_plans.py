@@ -9,15 +9,16 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from millrace_database import file_usage_recount, leftovers, retention_statements
-from millrace_database.database import Database
+from millrace_database import bloat_statements, file_usage_recount, leftovers, retention_statements
 from millrace_database.ids import new_id
-from support.large_tables import fill_jobs, filled_database
+from millrace_database.maintained_tables import MAINTAINED_TABLES
+from support.large_tables import fill_jobs, filled_database, rolled_back
 
 _JOBS = 100_000
 _ATTEMPTS = 100_000
 _FILES = 100_000
 _WAITING = 30_000
+_OTHER_TABLES = 2_000
 _BATCH = 100
 _KEPT = (["a"], [timedelta(days=2)], [timedelta(days=2)], [timedelta(days=2)], *[timedelta(days=3)] * 3)
 
@@ -56,16 +57,8 @@ async def _filled(url: str, conn: asyncpg.Connection) -> str:
 
 @pytest.fixture
 async def conn(large_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection in a transaction that is rolled back."""
-    database = await Database.open(large_url, application_name="test")
-    try:
-        async with database.connection() as connection:
-            transaction = connection.transaction()
-            await transaction.start()
-            yield connection
-            await transaction.rollback()
-    finally:
-        await database.close()
+    async with rolled_back(large_url) as connection:
+        yield connection
 
 
 async def _reads(conn: asyncpg.Connection, statement: str, *arguments: object) -> dict[str, int]:
@@ -133,3 +126,13 @@ async def test_system_runs_are_found_by_their_tenant(
     )
     reads = await _reads(conn, statement, ":system", "system/", *more)
     assert reads["queue"] <= 2
+
+
+async def test_sizes_are_measured_without_a_look_at_other_tables(conn: asyncpg.Connection) -> None:
+    """A database may have others besides, say those of an organisation each."""
+    await conn.execute(
+        "".join(f"CREATE TABLE other_{number} (n integer);" for number in range(_OTHER_TABLES))
+    )
+    for statement in (bloat_statements.MEASURE_TABLES, bloat_statements.MEASURE_INDEXES):
+        reads = await _reads(conn, statement, MAINTAINED_TABLES)
+        assert reads["pg_class"] < _OTHER_TABLES

@@ -10,10 +10,9 @@ import pytest
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
 from millrace_database import file_statements
-from millrace_database.database import Database
 from millrace_database.file_list_statement import FileFilters, list_statement
 from millrace_database.ids import first_id, new_id
-from support.large_tables import Reads, filled_database, reads_of
+from support.large_tables import Reads, filled_database, reads_of, rolled_back
 
 _FILES = 200_000
 _PAGE = 50
@@ -30,7 +29,7 @@ SELECT
     (lpad(to_hex((extract(epoch FROM time) * 1000)::bigint), 12, '0') || '70008000' || lpad(to_hex(n), 12, '0'))::uuid,
     CASE WHEN n % 1000 = 1 THEN 'small' WHEN n > $1 / 2 AND n % 2 = 0 THEN 'past' ELSE 'acme' END,
     CASE WHEN n % 1000 = 2 THEN 'rare ' ELSE 'report ' END || n,
-    CASE WHEN n % 1000 = 3 THEN 'application/pdf' WHEN n % 10 = 5 THEN 'application/json' ELSE 'text/csv' END,
+    CASE WHEN n % 1000 = 3 THEN 'application/pdf' WHEN n % 1000 = 4 THEN 'text/csv; header=absent' WHEN n % 10 = 5 THEN 'application/json' ELSE 'text/csv' END,
     1, '', 'local', n::text,
     CASE WHEN n % 1000 = 6 THEN 'bob' ELSE 'ann' END,
     time,
@@ -68,16 +67,8 @@ async def _filled(url: str, conn: asyncpg.Connection) -> str:
 
 @pytest.fixture
 async def conn(large_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection in a transaction that is rolled back."""
-    database = await Database.open(large_url, application_name="test")
-    try:
-        async with database.connection() as connection:
-            transaction = connection.transaction()
-            await transaction.start()
-            yield connection
-            await transaction.rollback()
-    finally:
-        await database.close()
+    async with rolled_back(large_url) as connection:
+        yield connection
 
 
 async def _reads(
@@ -123,6 +114,9 @@ async def test_a_page_of_all_files(conn: asyncpg.Connection, org_id: str, *, is_
         (FileFilters(name_prefix="report "), 1_000 + _TWICE),
         (FileFilters(content_types=["application/pdf"]), 1 + _TWICE),
         (FileFilters(content_types=["application/pdf", "image/png", "image/gif"]), 1 + _TWICE),
+        (FileFilters(content_types=["text/csv; header=absent"]), 1 + _TWICE),
+        (FileFilters(content_types=["text/csv; header=absent", "application/pdf"]), 2 + 3 * _PAGE),
+        (FileFilters(content_types=["text/csv; header=present", "image/png"]), 0),
         (FileFilters(content_types=["application/pdf"], created_by="bob"), 2 * _FILES / 1000),
         (FileFilters(job_id=_JOB), 2 * _FILES / 1000),
         (FileFilters(job_id=_JOB, created_by="ann", states=["persistent"]), 2 * _FILES / 1000),

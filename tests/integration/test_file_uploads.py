@@ -18,7 +18,6 @@ from millrace_storage import (
     FileStore,
     LimitExceeded,
     NothingUploaded,
-    StoreUnavailableError,
     TypeNotAllowed,
     UploadConfirmed,
     UploadGivenUp,
@@ -27,7 +26,7 @@ from millrace_storage import (
 )
 from millrace_storage.storage_cleanup import clean_up_storage
 from support.direct_uploads import CONTENT, initiate, send
-from support.local_files import local_files
+from support.local_files import local_files, own_limits
 from support.object_stores import put
 from support.stored_files import AT_ONCE, StoredFiles
 
@@ -171,101 +170,13 @@ async def test_a_confirmation_that_the_limits_refuse_can_be_repeated(
 ) -> None:
     upload = await initiate(files)
     await send(files, database, upload)
-    await files.set_limits("acme", len(CONTENT) - 1, None, None)
+    await files.set_limits("acme", own_limits(len(CONTENT) - 1, None, None))
     with pytest.raises(LimitExceeded):
         await files.confirm_upload("acme", upload.upload_id)
 
-    await files.set_limits("acme", None, None, None)
+    await files.set_limits("acme", own_limits(None, None, None))
 
     assert await _read(files, await files.confirm_upload("acme", upload.upload_id)) == CONTENT
-
-
-@pytest.mark.parametrize("is_newer_there", [False, True])
-async def test_a_confirmation_that_failed_for_another_reason_can_be_repeated(
-    files: FileStore,
-    inside: StoredFiles,
-    database: Database,
-    monkeypatch: pytest.MonkeyPatch,
-    *,
-    is_newer_there: bool,
-) -> None:
-    upload = await initiate(files)
-    key = await send(files, database, upload)
-    newer = b"NEWER" + CONTENT[5:]
-
-    async def get(_: str) -> AsyncIterator[bytes]:
-        if is_newer_there:
-            await put(files.stores.default, key, newer)
-        raise StoreUnavailableError("no answer")
-
-    with monkeypatch.context() as patches:
-        patches.setattr(files.stores.default, "get", get)
-        with pytest.raises(StoreUnavailableError):
-            await files.confirm_upload("acme", upload.upload_id)
-    assert await inside.keys() == {key}
-
-    file = await files.confirm_upload("acme", upload.upload_id)
-    assert await _read(files, file) == (newer if is_newer_there else CONTENT)
-
-
-async def test_a_confirmation_that_fails_after_the_upload_was_cancelled_leaves_nothing(
-    files: FileStore, inside: StoredFiles, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    upload = await initiate(files)
-    await send(files, database, upload)
-
-    async def get(_: str) -> AsyncIterator[bytes]:
-        await files.cancel_upload("acme", upload.upload_id)
-        raise StoreUnavailableError("no answer")
-
-    monkeypatch.setattr(files.stores.default, "get", get)
-    with pytest.raises(StoreUnavailableError):
-        await files.confirm_upload("acme", upload.upload_id)
-
-    assert await inside.keys() == set()
-
-
-async def test_a_confirmation_whose_answer_was_lost_stands(
-    files: FileStore, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    upload = await initiate(files)
-    await send(files, database, upload)
-    finish = files._confirmation._finish
-
-    async def lost(*arguments: Any) -> FileRecord:
-        await finish(*arguments)
-        raise ConnectionResetError("the answer is lost")
-
-    with monkeypatch.context() as patches:
-        patches.setattr(files._confirmation, "_finish", lost)
-        with pytest.raises(ConnectionResetError):
-            await files.confirm_upload("acme", upload.upload_id)
-
-    assert await _read(files, await files.confirm_upload("acme", upload.upload_id)) == CONTENT
-
-
-async def test_a_confirmation_goes_on_where_one_was_killed_long_ago(
-    files: FileStore, inside: StoredFiles, database: Database
-) -> None:
-    upload = await initiate(files)
-    await send(files, database, upload)
-    await _kill_while_it_confirms(files, upload.upload_id)
-    async with database.connection() as connection:
-        await connection.execute("UPDATE file_uploads SET expires_at = now() WHERE kind = 'stream'")
-
-    file = await files.confirm_upload("acme", upload.upload_id)
-
-    assert await _read(files, file) == CONTENT
-    assert await inside.keys() == {file.object_key}
-
-
-async def _kill_while_it_confirms(files: FileStore, upload_id: Any) -> None:
-    """Leave what a process leaves that is killed while it reads what was uploaded."""
-    confirmation = files._confirmation
-    presigned = await confirmation._get("acme", upload_id)
-    attempt = upload_confirmation._attempt(presigned)
-    assert await files._writing.announce(attempt)
-    await confirmation._taken(presigned, attempt)
 
 
 async def test_a_cancelled_upload_is_gone_and_so_is_what_is_sent_later(
@@ -345,7 +256,7 @@ async def test_a_type_that_is_not_allowed_is_told_at_once(files: FileStore, insi
 
 
 async def test_more_than_one_request_can_put(files: FileStore) -> None:
-    await files.set_limits("acme", 0, 0, 0)
+    await files.set_limits("acme", own_limits(0, 0, 0))
     most = files.stores.default.max_presigned_bytes
     assert await initiate(files, size_bytes=most)
     with pytest.raises(LimitExceeded) as caught:

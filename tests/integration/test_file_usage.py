@@ -10,9 +10,10 @@ import pytest
 from millrace_database import Database
 from millrace_storage import FileLimits, FileRecord, FileStore, FileUsage, LimitExceeded
 from support.direct_uploads import initiate, send
-from support.local_files import local_files
+from support.local_files import local_files, own_limits
 from support.object_stores import chunks_of
 from support.stored_files import StoredFiles
+from support.worker_runs import fetch
 
 
 @pytest.fixture
@@ -76,13 +77,24 @@ async def test_what_files_take_up(files: FileStore, database: Database) -> None:
     assert await files.usage("acme") == _usage(20, 1)
 
 
+@pytest.mark.parametrize("permanently", [True, False])
+async def test_files_that_nobody_counted_take_up_no_less_than_nothing(
+    files: FileStore, database: Database, permanently: bool
+) -> None:
+    """Releases before the usage add files beside this one, and do not count them."""
+    file = await _save(files, 10)
+    await fetch(database, "UPDATE file_usage SET total_bytes = 0, files = 0")
+    await files.delete("acme", file.file_id, permanently=permanently)
+    assert await files.usage("acme") == _usage(0, 0)
+
+
 async def test_the_limits_of_an_organisation(files: FileStore) -> None:
-    assert await files.set_limits("acme", 5, None, 0) == _usage(0, 0, FileLimits(5, 20, 0))
+    assert await files.set_limits("acme", own_limits(5, None, 0)) == _usage(0, 0, FileLimits(5, 20, 0))
     assert await files.usage("acme") == _usage(0, 0, FileLimits(5, 20, 0))
     assert (await files.usage("other")).limits == FileLimits(1_000, 20, 500)
     await _save(files, 600, "other", by_caller=False)
     assert await _exceeded(_save(files, 6)) == ("total_bytes", 5)
-    await files.set_limits("acme", None, None, None)
+    await files.set_limits("acme", own_limits(None, None, None))
     assert await files.usage("acme") == _usage(0, 0)
     await _save(files, 6)
 
@@ -133,24 +145,24 @@ async def test_what_is_announced_to_be_too_long_is_refused_at_once(files: FileSt
     assert await _exceeded(save(501)) == ("file_bytes", 500)
     await _save(files, 600, by_caller=False)
     assert await _exceeded(save(401)) == ("total_bytes", 1_000)
-    await files.set_limits("acme", None, 1, None)
+    await files.set_limits("acme", own_limits(None, 1, None))
     assert await _exceeded(save(0)) == ("files", 1)
 
 
 async def test_files_that_exceed_a_new_limit_stay(files: FileStore) -> None:
     first, second = await _save(files, 400), await _save(files, 500)
-    await files.set_limits("acme", 1, 1, 1)
+    await files.set_limits("acme", own_limits(1, 1, 1))
     for file in (first, second):
         _, chunks = await files.open("acme", file.file_id)
         assert [chunk async for chunk in chunks]
     await files.delete("acme", first.file_id)
     assert await _exceeded(files.undelete("acme", first.file_id)) == ("files", 1)
-    await files.set_limits("acme", 899, None, None)
+    await files.set_limits("acme", own_limits(899, None, None))
     assert await _exceeded(files.undelete("acme", first.file_id)) == ("total_bytes", 899)
     deleted = await files.get("acme", first.file_id)
     assert deleted is not None
     assert deleted.deleted_at is not None
-    await files.set_limits("acme", 900, 2, None)
+    await files.set_limits("acme", own_limits(900, 2, None))
     await files.undelete("acme", first.file_id)
     assert (await files.usage("acme")).total_bytes == 900
 
@@ -186,7 +198,7 @@ async def _succeeded(attempts: list[Awaitable[FileRecord]]) -> list[FileRecord]:
 async def test_many_saves_at_once_never_exceed_a_limit_and_leave_nothing(
     files: FileStore, inside: StoredFiles, size: int, limit: tuple[int, int], expected: int
 ) -> None:
-    await files.set_limits("acme", *limit, None)
+    await files.set_limits("acme", own_limits(*limit, None))
 
     saved = await _succeeded([_save(files, size) for _ in range(50)])
 
@@ -197,7 +209,7 @@ async def test_many_saves_at_once_never_exceed_a_limit_and_leave_nothing(
 
 
 async def test_many_of_all_kinds_at_once_never_exceed_a_limit(files: FileStore, database: Database) -> None:
-    await files.set_limits("acme", 100, 0, None)
+    await files.set_limits("acme", own_limits(100, 0, None))
     deleted = [await _save(files, 10) for _ in range(5)]
     for file in deleted:
         await files.delete("acme", file.file_id)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import grpc
 import pytest
@@ -16,6 +17,7 @@ from support.files_api import (
     content_of,
     delete,
     download_url,
+    duration,
     get,
     listed,
     set_limits,
@@ -65,6 +67,23 @@ async def test_a_temporary_file_goes_when_its_time_has_come(api: JobsApi, databa
     for call in (get(api, file.file_id), content_of(api, file.file_id), _persist(api, file.file_id)):
         assert (await refusal(call)).code() is grpc.StatusCode.NOT_FOUND
     assert await listed(api) == [kept]
+
+
+async def test_the_url_of_a_temporary_file_ends_with_the_file(api: JobsApi) -> None:
+    file = await upload(api, temporary=True)
+
+    request = files_service_pb2.GetDownloadUrlRequest(
+        org_id="acme", file_id=file.file_id, expires_in=duration(timedelta(days=7))
+    )
+    answer = await api.files.GetDownloadUrl(request)
+
+    assert answer.expires_at == file.expires_at
+    signed_until = int(parse_qs(urlsplit(answer.url).query)["expires"][0])
+    assert abs(signed_until - file.expires_at.ToSeconds()) <= 1
+    sooner = await api.files.GetDownloadUrl(
+        files_service_pb2.GetDownloadUrlRequest(org_id="acme", file_id=file.file_id)
+    )
+    assert sooner.expires_at.ToDatetime() < file.expires_at.ToDatetime() - timedelta(minutes=50)
 
 
 async def test_a_persisted_file_stays(api: JobsApi, database: Database) -> None:

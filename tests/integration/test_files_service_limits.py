@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import code_pb2, error_details_pb2
 
 from millrace.files.v1 import file_pb2, files_service_pb2
@@ -70,6 +71,29 @@ async def test_limits_of_an_organisation_take_the_place_of_the_servers(api: Jobs
     assert await _exceeded(upload(api)) == ("files.max_file_bytes", "org:acme", 7)
     assert (await set_limits(api)).limits.max_file_bytes == 3 * MEBIBYTE
     await upload(api)
+
+
+async def test_only_the_limits_that_a_mask_names_are_set(api: JobsApi) -> None:
+    async def change(*paths: str, org_id: str = "acme", **limits: int) -> file_pb2.FileLimits:
+        request = files_service_pb2.UpdateFileLimitsRequest(
+            org_id=org_id,
+            limits=files_service_pb2.FileLimitsUpdate(**limits),
+            update_mask=FieldMask(paths=paths),
+        )
+        return (await api.files.UpdateFileLimits(request)).usage.limits
+
+    await set_limits(api, max_total_bytes=5, max_files=6, max_file_bytes=7)
+    changed = await change("max_files", max_files=8, max_total_bytes=9)
+    assert changed == file_pb2.FileLimits(max_total_bytes=5, max_files=8, max_file_bytes=7)
+    changed = await change("max_total_bytes", "max_file_bytes", max_file_bytes=0)
+    assert changed == file_pb2.FileLimits(max_total_bytes=4 * MEBIBYTE, max_files=8, max_file_bytes=0)
+    assert (await usage(api)).limits == changed
+    of_new = await change("max_total_bytes", org_id="new", max_total_bytes=1, max_files=1)
+    assert of_new == file_pb2.FileLimits(max_total_bytes=1, max_files=3, max_file_bytes=3 * MEBIBYTE)
+
+    refused = await refused_fields(change("max_files", "org_id", "max_fies"))
+    assert set(refused) == {"update_mask"}
+    assert (await usage(api)).limits == changed
 
 
 async def test_a_limit_that_is_lowered_removes_nothing(api: JobsApi) -> None:
@@ -199,5 +223,7 @@ async def test_only_types_that_are_allowed_come_in(
     if allowed:
         await upload(api, content, **fields)
     else:
-        assert set(await refused_fields(upload(api, content, **fields))) == {"header.content_type"}
+        refused = await refused_fields(upload(api, content, **fields))
+        assert set(refused) == {"header.content_type"}
+        assert "only text/*, image/png" in refused["header.content_type"]
         assert await residue(database, tmp_path) == {}

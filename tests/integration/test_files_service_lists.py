@@ -10,7 +10,7 @@ from millrace_database.database import Database
 from millrace_database.ids import format_id, new_id
 from millrace_runtime.settings import Settings
 from millrace_storage import open_file_store
-from support.files_api import delete, listed, upload
+from support.files_api import delete, initiate, listed, upload
 from support.jobs_api import JobsApi, refused_fields, serving
 
 
@@ -77,7 +77,39 @@ async def test_each_filter_narrows_the_list(api: JobsApi, database: Database, tm
     assert await found(created_by="bob", content_types=["text/csv"]) == []
 
 
-async def test_a_page_token_is_good_for_the_same_filters_only(api: JobsApi) -> None:
+async def test_types_are_the_same_in_any_case_and_with_any_parameters(api: JobsApi) -> None:
+    names = ["a", "b", "c", "d"]
+    types = ["Text/CSV; charset=UTF-8", "text/csv", "TEXT/CSV;header=absent", "text/plain"]
+    files = [
+        await upload(api, name=name, content_type=type_) for name, type_ in zip(names, types, strict=True)
+    ]
+    stored = ["text/csv; charset=UTF-8", "text/csv", "text/csv;header=absent", "text/plain"]
+    assert [file.content_type for file in files] == stored
+    begun = await initiate(api, content_type="Text/CSV; charset=UTF-8")
+    assert begun.headers["Content-Type"] == "text/csv; charset=UTF-8"
+
+    async def found(*content_types: str) -> str:
+        return "".join(file.name for file in await listed(api, page_size=2, content_types=content_types))
+
+    for all_of_csv in ("text/csv", "TEXT/csv", "text/csv;", "Text/CSV ;"):
+        assert await found(all_of_csv) == "cba", all_of_csv
+    assert await found("TEXT/csv; charset=UTF-8") == "a"
+    assert await found("text/csv; charset=UTF-8", "Text/Plain") == "da"
+    assert await found("text/csv; charset=utf-8") == ""
+
+
+async def test_a_page_token_is_good_for_a_type_in_any_case(api: JobsApi) -> None:
+    for _ in range(2):
+        await upload(api)
+    request = files_service_pb2.ListFilesRequest(
+        org_id="acme", page_size=1, content_types=["text/csv", "a/b"]
+    )
+    request.page_token = (await api.files.ListFiles(request)).next_page_token
+    request.content_types[:] = ["A/B", "Text/CSV"]
+    assert len((await api.files.ListFiles(request)).files) == 1
+
+
+async def test_a_page_token_is_good_for_the_for_the_same_filters_only(api: JobsApi) -> None:
     for _ in range(3):
         await upload(api, created_by="ann")
 

@@ -12,6 +12,7 @@ from google.rpc import code_pb2, error_details_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from millrace.files.v1 import files_service_pb2
 from millrace_database.database import Database
 from millrace_jobs.file_names import check_file_name
 from millrace_runtime.validation import Violations
@@ -238,6 +239,41 @@ async def test_streams_that_are_aborted_leave_nothing(
 
     await asyncio.gather(*(aborted(parts) for parts in (0, 1, 2, 4, 4)))
     await eventually(is_clean)
+
+
+@pytest.mark.parametrize("pieces", [(), (CONTENT,), (CONTENT, b"", b"")])
+async def test_an_upload_in_which_nothing_arrives_is_aborted(
+    api: JobsApi,
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pieces: tuple[bytes, ...],
+) -> None:
+    monkeypatch.setattr("millrace_jobs.file_uploads._SILENT_SECONDS", 0.2)
+    call = api.files.UploadFile()
+    for message in (header(), *map(chunk, pieces)):
+        await call.write(message)
+
+    error = await refusal(call)
+
+    assert error.code() is grpc.StatusCode.ABORTED
+    assert detail(status_of(error), error_details_pb2.ErrorInfo).reason == "UPLOAD_GIVEN_UP"
+    assert await residue(database, tmp_path) == {}
+
+
+async def test_empty_chunks_do_not_keep_an_upload_going(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millrace_jobs.file_uploads._SILENT_SECONDS", 0.5)
+
+    async def nothing() -> AsyncIterator[files_service_pb2.UploadFileRequest]:
+        yield header()
+        while True:
+            await asyncio.sleep(0.02)
+            yield chunk(b"")
+
+    async with asyncio.timeout(30):
+        assert (await refusal(api.files.UploadFile(nothing()))).code() is grpc.StatusCode.ABORTED
 
 
 async def test_an_upload_that_was_given_up_meanwhile_is_aborted(

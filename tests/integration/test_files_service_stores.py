@@ -1,5 +1,6 @@
 """The life of a file in each kind of object store, which only the settings choose."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,9 +13,11 @@ from google.rpc import error_details_pb2
 from structlog.testing import capture_logs
 
 from millrace_database.database import Database
+from millrace_storage.s3_writing import MAX_WRITES as S3_WRITES_AT_ONCE
 from support.files_api import (
     MEBIBYTE,
     cancel,
+    chunk,
     confirm,
     content_of,
     delete,
@@ -22,6 +25,7 @@ from support.files_api import (
     download_url,
     fetch,
     get,
+    header,
     initiate,
     put,
     removals_due,
@@ -111,6 +115,26 @@ async def test_content_that_is_wrong_leaves_nothing(api: JobsApi, database: Data
     await eventually(is_gone)
 
 
+async def test_uploads_that_say_nothing_give_their_places_back(
+    api: JobsApi, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millrace_jobs.file_uploads._SILENT_SECONDS", 0.5)
+
+    async def stalled(*pieces: bytes) -> grpc.StatusCode:
+        call = api.files.UploadFile()
+        for message in (header(name="a.bin"), *map(chunk, pieces)):
+            await call.write(message)
+        return (await refusal(call)).code()
+
+    # As many as a store writes at a time, and one more that has begun its second part.
+    ended = await asyncio.gather(
+        stalled(*[bytes(MEBIBYTE)] * 6), *(stalled(b"a") for _ in range(S3_WRITES_AT_ONCE))
+    )
+
+    assert set(ended) == {grpc.StatusCode.ABORTED}
+    await _remove(api, database, (await upload(api, b"a", name="a.bin")).file_id)
+
+
 async def test_an_upload_by_http_becomes_a_file(api: JobsApi, database: Database) -> None:
     announced, given_up = await initiate(api, _CONTENT, name="a.bin"), await initiate(api, _CONTENT)
     assert [await put(one, _CONTENT) for one in (announced, given_up)] == [200, 200]
@@ -176,10 +200,12 @@ async def test_a_store_that_refuses_is_told_without_its_words(
 ) -> None:
     async with (
         new_bucket(s3_server, monkeypatch) as bucket,
-        serving(database, tmp_path, **{**_settings_of(bucket), "s3_bucket": "there-is-no-such"}) as api,
+        serving(database, tmp_path, **_settings_of(bucket)) as api,
     ):
+        await bucket.clients.own.delete_bucket(Bucket=bucket.name)
         with capture_logs() as logged:
             error = await refusal(upload(api))
+        await bucket.clients.own.create_bucket(Bucket=bucket.name)
 
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert detail(status_of(error), error_details_pb2.ErrorInfo).reason == "STORE_REFUSED"

@@ -23,7 +23,7 @@ from millrace_database.subscriptions_repository import (
     rotate_secret,
     update_subscription,
 )
-from millrace_worker import JobError
+from millrace_worker import Backoff, JobError
 from millrace_worker.delivery_settings import DeliverySettings
 from millrace_worker.handlers.webhook_sending import SECRET_PREFIX
 from millrace_worker.registry import load_handlers
@@ -251,6 +251,13 @@ async def test_a_test_event_arrives(runs: HandlerRuns, server: WebhookServer) ->
     assert headers["webhook-signature"] == expected_signature(headers, body)
 
 
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed is tried again at once."""
+    monkeypatch.setattr(Backoff, "delay", lambda _self, _attempt: timedelta())
+
+
+@pytest.mark.usefixtures("no_waits")
 async def test_a_worker_tries_again_and_the_secret_is_nowhere(
     database: Database,
     runs: HandlerRuns,
@@ -259,7 +266,7 @@ async def test_a_worker_tries_again_and_the_secret_is_nowhere(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     secret = SECRET.removeprefix(SECRET_PREFIX)
-    server.answers = [(500, {"Retry-After": "0"}), (503, {"Retry-After": "0"})]
+    server.answers = [(500, {}), (503, {"Retry-After": "0"})]
     subscription_id = await subscribed(runs, server.url)
     unusable = await subscribed(runs, server.url, secret=f"whsec_!{secret}")
     async with database.transaction() as conn:
@@ -288,3 +295,11 @@ async def test_a_worker_tries_again_and_the_secret_is_nowhere(
     )
     output = capfd.readouterr()
     assert not [text for text in [*(row[0] for row in texts), output.out, output.err] if secret in text]
+
+
+def test_an_endpoint_that_is_away_for_a_night_misses_nothing() -> None:
+    handler = load_handlers(["millrace_worker.handlers"]).get(EVENT_TYPE)
+    assert handler is not None
+    waits = [handler.backoff.delay(attempt) for attempt in range(1, handler.attempts)]
+    # A job may be kept for a single day.
+    assert timedelta(hours=20) < sum(waits, timedelta()) < timedelta(hours=26)

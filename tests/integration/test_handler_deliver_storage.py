@@ -43,6 +43,12 @@ async def test_the_file_is_copied_under_its_path(runs: HandlerRuns) -> None:
     assert await runs.content(output.file_id) == b"a;b\n"
 
 
+async def test_a_path_holds_nothing_that_a_name_may_not_hold(runs: HandlerRuns) -> None:
+    file_id = await runs.upload(b"a", "a.txt")
+    await _ended(runs, "x\u202ey/{{schedule_name}}\x85", {"file_id": file_id}, name="N\u2066S\\\u2028\x9b")
+    assert (await call(await runs.claimed(TYPE))).path == "x_y/N_S____"
+
+
 @pytest.mark.parametrize("output", [{}, {"file_id": 7}, {"file_id": "file_" + "0" * 32}])
 async def test_without_a_file_there_is_nothing_to_keep(runs: HandlerRuns, output: dict[str, Any]) -> None:
     await _ended(runs, "x", output)

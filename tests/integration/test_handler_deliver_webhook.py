@@ -15,7 +15,7 @@ from millrace_database.database import Database
 from millrace_database.ids import format_id, parse_id
 from millrace_database.job_control import retry_job
 from millrace_database.job_lifecycle import claim_jobs, complete_jobs
-from millrace_worker import JobError
+from millrace_worker import Backoff, JobError
 from millrace_worker.delivery_settings import DeliverySettings
 from millrace_worker.handlers import webhook_sending
 from millrace_worker.registry import load_handlers
@@ -167,6 +167,8 @@ async def test_each_attempt_has_the_same_id(runs: HandlerRuns, server: WebhookSe
         ((500, {}), True, None),
         ((503, {"Retry-After": "120"}), True, 120),
         ((429, {"Retry-After": "99999999"}), True, 86_400),
+        ((503, {"Retry-After": "0"}), True, None),
+        ((429, {"Retry-After": "1"}), True, None),
         ((429, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}), True, None),
         ((408, {}), True, None),
         ((425, {}), True, None),
@@ -337,10 +339,15 @@ async def test_a_job_of_another_organisation_is_not_delivered(
 
 
 async def test_a_worker_tries_again_and_its_secret_is_nowhere(
-    database: Database, server: WebhookServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    database: Database,
+    server: WebhookServer,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(Backoff, "delay", lambda _self, _attempt: timedelta())
     secret = SECRET.removeprefix("whsec_")
-    server.answers = [(500, {"Retry-After": "0"}), (503, {"Retry-After": "0"}), (200, {})]
+    server.answers = [(500, {}), (503, {"Retry-After": "0"}), (200, {})]
     async with database.transaction() as conn:
         delivered = await end_job(conn, _webhook(server.url))
         unusable = await end_job(conn, _webhook(server.url, f"whsec_!{secret}"))

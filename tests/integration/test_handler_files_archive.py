@@ -12,7 +12,7 @@ from millrace_database.ids import new_id, parse_id
 from millrace_storage import FileFilters, LeaseLost
 from millrace_worker import JobError
 from support.handler_runs import HandlerRuns, call
-from support.local_files import local_files
+from support.local_files import local_files, own_limits
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ async def test_a_worker_that_lost_the_job_makes_no_file(runs: HandlerRuns, tmp_p
 
 async def test_an_archive_that_there_is_no_room_for(runs: HandlerRuns) -> None:
     file_id = await runs.upload(b"x", "x.txt")
-    await runs.files.set_limits("acme", None, 1, None)
+    await runs.files.set_limits("acme", own_limits(None, 1, None))
 
     with pytest.raises(JobError) as caught:
         await archive(runs, file_id)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from millrace_database.database import Database
 from millrace_runtime.settings import Settings
-from millrace_storage import LocalObjectStore, StoreNotConfigured
+from millrace_storage import FileStore, LocalObjectStore, StoreNotConfigured
 from millrace_storage.object_stores import open_object_stores
-from support.object_stores import put, read
+from support.direct_uploads import initiate, staging_key
+from support.object_stores import keys, put, read
 from support.s3_server import S3Bucket
 
 # Nothing answers there.
@@ -17,7 +19,11 @@ NO_SERVER = "http://127.0.0.1:9"
 
 
 def _with_s3(
-    folder: Path, provider: str = "s3", endpoint: str = NO_SERVER, bucket: str = "files"
+    folder: Path,
+    provider: str = "s3",
+    endpoint: str = NO_SERVER,
+    bucket: str = "files",
+    prefix: str = "millrace/",
 ) -> Settings:
     return Settings.model_validate(
         {
@@ -25,7 +31,7 @@ def _with_s3(
             "storage_provider": provider,
             "s3_bucket": bucket,
             "s3_endpoint": endpoint,
-            "s3_prefix": "millrace/",
+            "s3_prefix": prefix,
         }
     )
 
@@ -71,6 +77,21 @@ async def test_buckets_of_one_server(tmp_path: Path, s3_bucket: S3Bucket) -> Non
         store = stores.of("s3", s3_bucket.name)
         await put(store, "millrace/a", b"content")
         assert await read(store, "millrace/a") == b"content"
+
+
+async def test_a_direct_upload_stays_behind_the_prefix(
+    database: Database, tmp_path: Path, s3_bucket: S3Bucket
+) -> None:
+    settings = _with_s3(
+        tmp_path, endpoint=s3_bucket.server.endpoint, bucket=s3_bucket.name, prefix="my-incoming/"
+    )
+    async with open_object_stores(settings) as stores:
+        files = FileStore(database, stores)
+        upload = await initiate(files, b"content")
+        await put(stores.default, await staging_key(database, upload.upload_id), b"content")
+        file = await files.confirm_upload("acme", upload.upload_id)
+        assert file.object_key.startswith("my-incoming/org-acme/")
+        assert await keys(s3_bucket.store()) == [file.object_key]
 
 
 def test_s3_is_imported_only_when_it_is_needed(tmp_path: Path) -> None:

@@ -29,6 +29,18 @@ async def test_an_object_comes_back_as_it_was_put(store: ObjectStore) -> None:
     assert await read(store, KEY) == content
 
 
+async def test_an_object_is_created_only_where_there_is_none(store: ObjectStore) -> None:
+    assert await store.create(KEY, b"first")
+    assert not await store.create(KEY, b"second")
+    assert await read(store, KEY) == b"first"
+    await store.delete(KEY)
+    assert await store.create(KEY, b"")
+    assert await read(store, KEY) == b""
+    assert [write async for write in store.list_unfinished()] == []
+    with pytest.raises(InvalidKeyError):
+        await store.create("../a", b"")
+
+
 @pytest.mark.parametrize("size", [0, 1, 5 * MEBIBYTE - 1, 5 * MEBIBYTE, 5 * MEBIBYTE + 1, 21 * MEBIBYTE])
 async def test_objects_of_any_size(store: ObjectStore, size: int) -> None:
     content = os.urandom(size)

@@ -203,6 +203,27 @@ async def test_a_client_that_stalls_leaves_nothing(store: LocalObjectStore) -> N
         assert _residue(store) == []
 
 
+async def test_no_more_requests_are_answered_at_a_time_than_allowed(store: LocalObjectStore) -> None:
+    await put(store, KEY, b"content")
+    async with PresignedServer(store, "127.0.0.1", 0, max_requests=2):
+        to_get, to_put = await _to_get(store), await _to_put(store, 2 * MEBIBYTE)
+        async with connected(to_put) as (reader, writer), connected(to_put) as (other_reader, other_writer):
+            for one in (writer, other_writer):
+                one.write(head(to_put) + bytes(MEBIBYTE))
+
+            async def are_full() -> bool:
+                return await asyncio.to_thread(lambda: len(_residue(store)) == 3)
+
+            await eventually(are_full)
+            status, headers, _ = await send(to_get)
+            assert (status, headers["retry-after"]) == (503, "1")
+            writer.write(bytes(MEBIBYTE))
+            assert await status_of(reader) == 200
+            assert (await send(to_get))[0] == 200
+            other_writer.write(bytes(MEBIBYTE))
+            assert await status_of(other_reader) == 200
+
+
 async def test_a_client_that_takes_nothing_is_given_up(store: LocalObjectStore) -> None:
     await put(store, KEY, bytes(64 * MEBIBYTE))
     async with PresignedServer(store, "127.0.0.1", 0, stalled_after=0.05) as server:

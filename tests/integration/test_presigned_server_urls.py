@@ -47,6 +47,27 @@ async def test_the_longest_names_are_served(store: LocalObjectStore, server: Pre
     assert headers["content-disposition"].endswith("%F0%9F%98%80" * 255)
 
 
+async def test_an_object_that_has_become_shorter_is_not_served(
+    store: LocalObjectStore, server: PresignedServer
+) -> None:
+    async def request(size_bytes: int | None) -> PresignedRequest:
+        return await store.presign_get(
+            KEY, file_name="a.csv", content_type="text/csv", expires_in=AN_HOUR, size_bytes=size_bytes
+        )
+
+    await put(store, KEY, b"0123456789")
+    asked, of_an_earlier_release = await request(10), await request(None)
+    assert "size=" not in of_an_earlier_release.url
+    assert (await send(asked))[::2] == (200, b"0123456789")
+
+    os.truncate(store.root / KEY, 4)
+
+    for answer in (await send(asked), await send(asked, Range="bytes=0-1")):
+        assert answer[::2] == (404, b"the content is damaged\n")
+    assert (await send(of_an_earlier_release))[::2] == (200, b"0123")
+    assert (await send(asked, url=asked.url.replace("size=10", "size=4")))[0] == 403
+
+
 @pytest.mark.parametrize("content_type", ["text/csv\r\nX-Evil: 1", "täxt/plain", "", " text/csv", "a\0b"])
 async def test_types_that_no_header_can_hold_are_refused(
     store: LocalObjectStore, server: PresignedServer, content_type: str
@@ -55,6 +76,13 @@ async def test_types_that_no_header_can_hold_are_refused(
         await store.presign_get(KEY, file_name="a", content_type=content_type, expires_in=AN_HOUR)
     with pytest.raises(ValueError, match="media type"):
         await store.presign_put(KEY, size_bytes=1, content_type=content_type, expires_in=AN_HOUR)
+
+
+async def test_spaces_behind_a_type_do_not_count(store: LocalObjectStore, server: PresignedServer) -> None:
+    await put(store, KEY, b"content")
+    to_get = await store.presign_get(KEY, file_name="a", content_type="text/csv;  ", expires_in=AN_HOUR)
+    _, headers, content = await send(to_get)
+    assert (headers["content-type"], content) == ("text/csv;", b"content")
 
 
 async def test_all_servers_of_a_folder_share_a_key(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@ from collections.abc import AsyncIterator, Iterator
 import asyncpg
 import pytest
 
-from millrace_database.database import Database
 from millrace_database.ids import new_id
 from millrace_queue import (
     TypeGates,
@@ -14,7 +13,7 @@ from millrace_queue import (
     sweep_statements,
 )
 from support.gates import claimed, completed
-from support.large_tables import filled_database, reads_of
+from support.large_tables import filled_database, reads_of, rolled_back
 from support.queue_samples import new_worker
 
 _PARKED = 100_000
@@ -53,16 +52,8 @@ async def _filled(url: str, conn: asyncpg.Connection) -> str:
 
 @pytest.fixture
 async def conn(large: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection in a transaction that is rolled back."""
-    database = await Database.open(large, application_name="test")
-    try:
-        async with database.connection() as connection:
-            transaction = connection.transaction()
-            await transaction.start()
-            yield connection
-            await transaction.rollback()
-    finally:
-        await database.close()
+    async with rolled_back(large) as connection:
+        yield connection
 
 
 async def test_a_claim_at_gates_reads_what_it_takes(conn: asyncpg.Connection) -> None:

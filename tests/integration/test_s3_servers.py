@@ -2,15 +2,18 @@
 
 import base64
 import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
 
 from millrace_storage.object_store import (
     StoredObject,
+    StoreUnavailableError,
 )
-from support.object_stores import chunks_of, keys, put, unfinished_keys
-from support.s3_disturbances import answering, do_everything, is_operation
+from support.object_stores import chunks_of, keys, put, read, unfinished_keys
+from support.s3_disturbances import LONG, answering, do_everything, is_operation
 from support.s3_presigned import refusal
 from support.s3_server import S3Bucket
 
@@ -102,6 +105,31 @@ async def test_what_cannot_be_deleted_one_by_one_is_named(s3_bucket: S3Bucket) -
         assert await keys(store) == []
 
 
+async def test_one_by_one_nothing_is_asked_of_a_server_that_is_away(s3_bucket: S3Bucket) -> None:
+    s3_bucket.proxy.always.append(
+        answering(lambda: refusal(501, "NotImplemented"), to=is_operation("delete batch"))
+    )
+    s3_bucket.proxy.always.append(
+        answering(lambda: refusal(503, "SlowDown"), to=lambda request: request.method == "DELETE")
+    )
+    async with s3_bucket.store_with(replace(s3_bucket.through_proxy, attempts=1)) as store:
+        with pytest.raises(StoreUnavailableError):
+            await store.delete_many([f"org/{number}" for number in range(1000)])
+    assert len(s3_bucket.proxy.requests) < 50
+
+
+async def test_a_server_that_knows_no_conditions_replaces_what_is_created(s3_bucket: S3Bucket) -> None:
+    s3_bucket.proxy.always.append(
+        answering(
+            lambda: refusal(501, "NotImplemented"), to=lambda request: "If-None-Match" in request.headers
+        )
+    )
+    async with s3_bucket.store_with(s3_bucket.through_proxy) as store:
+        for content in (b"first", b"second"):
+            assert await store.create(KEY, content)
+            assert await read(store, KEY) == content
+
+
 async def test_objects_of_others_are_passed_over(s3_bucket: S3Bucket) -> None:
     for key in ("a key", "ä", "folder/", ".hidden"):
         await s3_bucket.clients.own.put_object(Bucket=s3_bucket.name, Key=key)
@@ -128,3 +156,60 @@ async def test_the_stored_object_tells_the_time_of_the_server(s3_bucket: S3Bucke
     found = await s3_bucket.store().head(KEY)
     assert isinstance(found, StoredObject)
     assert abs((stored.written_at - found.written_at).total_seconds()) <= 2
+
+
+@pytest.mark.parametrize("text", ["<html>We are back soon</html>", "", "<DeleteResult>"])
+@pytest.mark.parametrize("operation", ["begin", "complete", "copy", "delete batch", "list", "list uploads"])
+async def test_what_a_server_answers_that_is_not_s3_is_not_believed(
+    s3_bucket: S3Bucket, operation: str, text: str
+) -> None:
+    await put(s3_bucket.store(), "a")
+    s3_bucket.proxy.always.append(
+        answering(lambda: web.Response(text=text, content_type="text/html"), to=is_operation(operation))
+    )
+    async with s3_bucket.store_with(s3_bucket.through_proxy) as store:
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "begin": lambda: put(store, "b", LONG),
+            "complete": lambda: put(store, "b", LONG),
+            "copy": lambda: store.move("a", "b"),
+            "delete batch": lambda: store.delete_many(["a"]),
+            "list": lambda: keys(store),
+            "list uploads": lambda: unfinished_keys(store),
+        }
+        if (operation, text) == ("delete batch", ""):
+            # Some answer so when everything is gone.
+            assert await calls[operation]() == {}
+        else:
+            with pytest.raises(StoreUnavailableError):
+                await calls[operation]()
+    assert await keys(s3_bucket.store()) == ["a"]
+    assert await s3_bucket.unfinished() == []
+
+
+@pytest.mark.parametrize("length", [1, len(LONG)])
+async def test_content_that_nobody_says_to_have_is_not_stored(s3_bucket: S3Bucket, length: int) -> None:
+    s3_bucket.proxy.always.append(
+        answering(lambda: web.Response(text="<html/>"), to=lambda request: request.method == "PUT")
+    )
+    async with s3_bucket.store_with(s3_bucket.through_proxy) as store:
+        with pytest.raises(StoreUnavailableError):
+            await put(store, KEY, LONG[:length])
+    assert await s3_bucket.unfinished() == []
+
+
+async def test_an_object_is_not_taken_for_there_because_a_proxy_answers(s3_bucket: S3Bucket) -> None:
+    s3_bucket.proxy.always.append(answering(lambda: web.Response(text="<html/>"), to=lambda _: True))
+    async with s3_bucket.store_with(s3_bucket.through_proxy) as store:
+        with pytest.raises(StoreUnavailableError):
+            await store.head(KEY)
+        with pytest.raises(StoreUnavailableError):
+            await store.get(KEY)
+
+
+async def test_what_a_proxy_answered_to_a_part_is_no_part_of_an_object(s3_bucket: S3Bucket) -> None:
+    await put(s3_bucket.store(), KEY, LONG)
+    s3_bucket.proxy.always.append(
+        answering(lambda: web.Response(text="<html/>"), times=2, to=lambda request: request.method == "GET")
+    )
+    async with s3_bucket.store_with(replace(s3_bucket.through_proxy, pool_size=1)) as store:
+        assert await read(store, KEY) == LONG

@@ -58,8 +58,33 @@ async def test_the_command_says_what_to_do_about_an_old_schema(
     async with database.connection() as conn:
         await conn.execute("UPDATE millrace_schema_version SET version_num = '0007'")
     outcome = await command.run("clean-up")
-    assert (outcome.code, outcome.stdout) == (1, "")
+    assert (outcome.code, outcome.stdout) == (2, "")
     assert "run: millrace migrate" in outcome.stderr
+
+
+async def test_the_command_says_that_there_can_be_no_such_database(tmp_path: Path) -> None:
+    settings = {"MILLRACE_DATABASE_URL": "mysql://x:secret@y/z", "MILLRACE_DATA_DIR": str(tmp_path)}
+    outcome = await CommandLine(settings).run("clean-up")
+    assert (outcome.code, outcome.stdout) == (2, "")
+    [line] = outcome.stderr.splitlines()
+    assert line.startswith("millrace clean-up: MILLRACE_DATABASE_URL: ")
+    assert "secret" not in line
+
+
+async def test_the_command_says_that_there_can_be_no_such_store(
+    database_url: str, database: Database, tmp_path: Path
+) -> None:
+    settings = {
+        "MILLRACE_DATABASE_URL": database_url,
+        "MILLRACE_DATA_DIR": str(tmp_path),
+        "MILLRACE_S3_BUCKET": "files",
+        "MILLRACE_S3_ENDPOINT": "no url",
+    }
+    outcome = await CommandLine(settings).run("clean-up")
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert outcome.stderr.splitlines() == [
+        "millrace clean-up: MILLRACE_S3_ENDPOINT, MILLRACE_S3_PUBLIC_ENDPOINT: there can be no such server"
+    ]
 
 
 @pytest.mark.parametrize("dry_run", [True, False])

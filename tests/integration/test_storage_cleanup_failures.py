@@ -1,6 +1,8 @@
 """A clean-up that is stopped anywhere, meets others, or stores that do not do what they are asked."""
 
 import asyncio
+import errno
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -12,12 +14,20 @@ import pytest
 from millrace_database.database import Database
 from millrace_database.file_statements import DELETE_FILE, PERSIST_FILE, UNDELETE_FILE
 from millrace_database.ids import new_id
+from millrace_storage import FileStore
 from millrace_storage.cleanup_report import NOTHING, Amount
 from millrace_storage.local_object_store import LocalObjectStore
-from millrace_storage.object_store import StoreRefusedError, StoreUnavailableError, UnfinishedWrite
+from millrace_storage.object_store import (
+    StoredObject,
+    StoreRefusedError,
+    StoreUnavailableError,
+    UnfinishedWrite,
+)
+from millrace_storage.s3_object_store import S3ObjectStore
 from millrace_storage.storage_cleanup import clean_up_storage
 from support.breaking import Breaker, BreakingDatabase, BreakingStore, Killed
-from support.stored_files import AGO, AT_ONCE, StoredFiles, StoresOf
+from support.s3_server import S3Bucket
+from support.stored_files import AGO, AT_ONCE, OWNER_KEY, StoredFiles, StoresOf
 from support.worker_runs import fetch
 
 _LATER = timedelta(hours=2)
@@ -264,6 +274,77 @@ async def test_of_a_store_that_nobody_configured_objects_wait(files: StoredFiles
     assert await files.rows("file_removals") == {waiting}
 
 
+async def test_a_full_disk_that_nobody_has_cleaned_up_before_is_emptied(
+    database: Database, tmp_path: Path
+) -> None:
+    class Full(LocalObjectStore):
+        async def create(self, key: str, content: bytes) -> bool:  # noqa: ARG002
+            raise StoreUnavailableError("No space left on device")
+
+    files = StoredFiles(database, Full(tmp_path / "files"))
+    await files.file("temporary", AGO)
+    unknown = await files.object()
+
+    report = await clean_up_storage(database, files.stores, times=AT_ONCE)
+
+    assert report.removals == Amount(1, 7)
+    assert report.problems == ["the object store local is away: No space left on device"]
+    # Nobody knows yet that this is ours.
+    assert await files.keys() == {unknown}
+
+
+class _Hiding(LocalObjectStore):
+    """Tells of unfinished writes only by their whole key, as some servers of S3 do, and does not end what it began."""
+
+    is_away = False
+
+    async def put(
+        self, key: str, chunks: AsyncIterator[bytes], *, expected_bytes: int | None = None
+    ) -> StoredObject:
+        self.is_away = key != OWNER_KEY
+        return await super().put(key, chunks, expected_bytes=expected_bytes)
+
+    async def delete(self, key: str) -> None:
+        if self.is_away:
+            raise StoreUnavailableError("no answer")
+        await super().delete(key)
+
+    def _discard(self, incoming: Sequence[str]) -> None:
+        if self.is_away:
+            raise OSError(errno.EIO, "no answer")
+        super()._discard(incoming)
+
+    async def list_unfinished(self, prefix: str = "") -> AsyncIterator[UnfinishedWrite]:
+        async for write in super().list_unfinished(prefix):
+            if write.key == prefix:
+                yield write
+
+
+async def test_a_write_of_announced_length_is_undone_when_its_store_is_back(
+    database: Database, tmp_path: Path
+) -> None:
+    store = _Hiding(tmp_path / "files")
+    files = StoredFiles(database, store)
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"x" * 1_000_000
+        raise ValueError
+
+    with pytest.raises(StoreUnavailableError):
+        await FileStore(database, files.stores).save(
+            org_id="acme", name="a", content_type="", created_by="", chunks=broken(), expected_size=2_000_000
+        )
+    store.is_away = False
+    [key] = await files.rows("file_removals")
+    assert [write.key async for write in store.list_unfinished(key)] == [key]
+
+    report = await clean_up_storage(database, files.stores)
+
+    assert [write.key async for write in store.list_unfinished(key)] == []
+    # Nobody knows how much it was.
+    assert report.removals == Amount(1, 0)
+
+
 async def test_a_cancelled_clean_up_ends_at_once_and_another_goes_on(files: StoredFiles) -> None:
     kept = await _one_of_each(files)
     begun = asyncio.Event()
@@ -283,3 +364,24 @@ async def test_a_cancelled_clean_up_ends_at_once_and_another_goes_on(files: Stor
     await clean_up_storage(files.database, files.stores, times=AT_ONCE)
     assert await files.keys() == kept
     await files.assert_consistent()
+
+
+async def test_removals_from_a_bucket_that_never_was_can_be_forgotten_as_the_page_says(
+    database: Database, s3_bucket: S3Bucket
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "storage-cleanup.md").read_text()
+    [statement] = re.findall(r"```sql\n(DELETE FROM file_removals .*)\n```", page)
+    files = StoredFiles(database, s3_bucket.store(), "millrace/")
+    gone = S3ObjectStore(s3_bucket.clients, "never-was")
+    stores = StoresOf(files.store, gone, prefix="millrace/")
+    await StoredFiles(database, gone, "millrace/").removal()
+    due = await files.object(await files.removal())
+    report = await clean_up_storage(database, stores, times=AT_ONCE)
+    assert any("NoSuchBucket" in problem for problem in report.problems)
+    assert due not in await files.keys()
+
+    kept = await files.removal()
+    await fetch(database, statement.replace("NAME", "never-was"))
+
+    assert await files.rows("file_removals") == {kept}
+    assert (await clean_up_storage(database, files.stores, times=AT_ONCE)).problems == []

@@ -41,7 +41,7 @@ FROM generate_series(1, $1::integer) AS n
     """,
     """
 INSERT INTO file_removals (object_key, provider, bucket, due_at)
-SELECT 'gone/' || n, CASE WHEN n % 2 = 0 THEN 'local' ELSE 's3' END, '',
+SELECT 'org-gone/00/' || n, CASE WHEN n % 2 = 0 THEN 'local' ELSE 's3' END, '',
     now() + (n - $1 / 10) * interval '1 second' + CASE WHEN n > $1 / 10 THEN interval '1 hour' ELSE interval '0' END
 FROM generate_series(1, $1::integer) AS n
     """,
@@ -112,6 +112,15 @@ async def test_what_has_not_expired_is_not_read(conn: asyncpg.Connection) -> Non
     assert reads.rows["files"] == 0
 
 
+async def test_the_expired_files_of_an_organisation_are_found_among_many(conn: asyncpg.Connection) -> None:
+    reads = await reads_of(conn, statements.REMOVE_EXPIRED_FILES_OF, "org_1", _BATCH)
+    # One in 1000 is the organisation's, and all of them have expired.
+    assert reads.rows["files"] == 2 * _FILES // 1000
+    assert "files_by_org_expiring" in reads.plan
+    reads = await reads_of(conn, statements.REMOVE_EXPIRED_FILES_OF, "org_2", _BATCH)
+    assert reads.rows["files"] == 0
+
+
 @pytest.mark.parametrize(
     "statement", [statements.EXPIRE_FILES_OF_GONE_JOBS, statements.COUNT_FILES_OF_GONE_JOBS]
 )
@@ -139,10 +148,14 @@ async def test_the_files_of_many_in_one_job_are_a_page_after_the_other(
 
 async def test_removals_are_taken_by_a_batch(conn: asyncpg.Connection) -> None:
     now = datetime.now(UTC)
-    reads = await reads_of(conn, statements.TAKE_REMOVALS, None, now, ["s3"], [""], _BATCH, _HOUR, 24 * _HOUR)
+    reads = await reads_of(
+        conn, statements.TAKE_REMOVALS, None, now, ["s3"], [""], [""], _BATCH, _HOUR, 24 * _HOUR
+    )
     # Every other one is of a store that is away.
     assert reads.rows["file_removals"] <= 3 * _BATCH
-    rows = await conn.fetch(statements.TAKE_REMOVALS, None, now, ["s3"], [""], _BATCH, _HOUR, 24 * _HOUR)
+    rows = await conn.fetch(
+        statements.TAKE_REMOVALS, None, now, ["s3"], [""], [""], _BATCH, _HOUR, 24 * _HOUR
+    )
     keys = [row["object_key"] for row in rows]
     assert len(keys) == _BATCH
     reads = await reads_of(conn, statements.REMOVALS_DONE, "local", "", keys)

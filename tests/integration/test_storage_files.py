@@ -233,6 +233,25 @@ async def test_an_upload_that_was_given_up_is_not_recorded(
     assert await _is_empty(files, inside)
 
 
+async def test_an_upload_whose_writing_a_clean_up_has_undone_is_given_up(
+    files: FileStore, objects: ObjectStore, inside: StoredFiles, database: Database
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield CONTENT * 3
+        yield b"x"
+        async with database.connection() as connection:
+            await connection.execute("DELETE FROM file_uploads")
+        writes = [write async for write in objects.list_unfinished()]
+        assert writes
+        for write in writes:
+            await objects.abort_unfinished(write)
+        yield CONTENT * 3
+
+    with pytest.raises(UploadGivenUp):
+        await files.save(org_id="acme", name="x", content_type="", created_by="", chunks=chunks())
+    assert await _is_empty(files, inside)
+
+
 async def test_an_upload_is_not_given_up_while_its_chunks_come(
     files: FileStore, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,10 @@ async def files(database: Database, tmp_path: Path) -> FileStore:
     await save("deleted of bob", created_by="bob", content_type="application/json")
     await save("expired", state="temporary")
     await save("other", org_id="other")
+    await save("mixed", content_type="Text/HTML; charset=UTF-8")
+    await save("bare", content_type="text/html")
+    async with database.connection() as connection:
+        await connection.execute("UPDATE files SET content_type = 'TEXT/HTML ;level=1' WHERE name = 'bare'")
     return files
 
 
@@ -56,6 +60,8 @@ _KEPT = {
     "json of bob",
     "50%_off\\ a",
     "50 percent off",
+    "mixed",
+    "bare",
 }
 _DELETED = {"deleted", "deleted of bob"}
 
@@ -87,7 +93,18 @@ _DELETED = {"deleted", "deleted of bob"}
         ({"job_id": _JOB, "created_by": "bob", "content_types": ["text/csv"]}, {"of job"}),
         ({"job_id": new_id()}, set()),
         ({"content_types": ["application/json"]}, {"json", "json of bob"}),
-        ({"content_types": ["application/json", "text/csv", "application/json"]}, _KEPT),
+        ({"content_types": ["application/json", "text/csv", "application/json"]}, _KEPT - {"mixed", "bare"}),
+        ({"content_types": ["text/html"]}, {"mixed", "bare"}),
+        ({"content_types": ["text/html; charset=UTF-8"]}, {"mixed"}),
+        ({"content_types": ["text/html; charset=UTF-8", "text/html"]}, {"mixed", "bare"}),
+        (
+            {"content_types": ["text/html; charset=UTF-8", "application/json"]},
+            {"mixed", "json", "json of bob"},
+        ),
+        ({"content_types": ["text/html; charset=UTF-8", "image/png"], "job_id": _JOB}, set()),
+        ({"content_types": ["text/html; x=y", "text/csv"], "job_id": _JOB}, {"of job", "kept of job"}),
+        ({"content_types": ["text/htm"]}, set()),
+        ({"content_types": ["text/html"], "job_id": _JOB}, set()),
         ({"content_types": ["application/json"], "created_by": "bob"}, {"json of bob"}),
         ({"content_types": ["application/json"], "states": ["deleted"]}, {"deleted of bob"}),
         ({"content_types": ["application/json"], "name_prefix": "json of"}, {"json of bob"}),

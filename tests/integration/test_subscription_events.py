@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -33,6 +34,7 @@ from millrace_database.job_lifecycle import (
 from millrace_database.job_options import JobOptions, UniqueRule
 from millrace_database.subscription_event_statements import EVENTS_AT_ONCE
 from millrace_database.subscriptions_repository import pause_subscription
+from millrace_worker.maintenance import OrphanReturner
 from support.deliveries import SECRET
 from support.queue_samples import PLENTY, disagreements, new_worker, sample_failure, sample_job
 from support.subscriptions import add_subscription, event_jobs
@@ -280,6 +282,32 @@ async def test_the_event_is_made_in_the_transaction_that_ends_the_job(database: 
         await cut_short.rollback()
         assert await _told(conn) == []
         assert await conn.fetchval("SELECT status FROM jobs") == "processing"
+
+
+async def test_who_finds_a_claim_whose_reply_was_lost_tells_of_its_event(database: Database) -> None:
+    told = asyncio.Event()
+    counted: JobCounts = Counter()
+
+    def created(counts: JobCounts) -> None:
+        counted.update(counts)
+        told.set()
+
+    async with database.transaction() as conn:
+        await add_subscription(conn)
+        job = await _started(conn)
+        await cancel_job(conn, "acme", job.claim.id)
+    orphans = OrphanReturner(database, created=created)
+    returning = asyncio.create_task(orphans.run())
+    orphans.hand_back([job.lease])
+    try:
+        async with asyncio.timeout(20):
+            await told.wait()
+    finally:
+        returning.cancel()
+        await asyncio.gather(returning, return_exceptions=True)
+    assert counted == {(EVENT_TYPE, "acme"): 1}
+    async with database.connection() as conn:
+        assert await _told(conn) == ["job.cancelled"]
 
 
 async def test_only_ordinary_jobs_of_organisations_without_subscriptions_are_completed_alone(

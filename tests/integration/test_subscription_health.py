@@ -13,6 +13,8 @@ from millrace_database.deliveries import EVENT_TYPE, NOTICE_TYPE
 from millrace_database.ids import format_id
 from millrace_database.subscriptions_repository import (
     SubscriptionChanges,
+    pause_subscription,
+    resume_subscription,
     update_subscription,
 )
 from millrace_worker import JobError
@@ -134,6 +136,7 @@ async def test_an_endpoint_that_is_gone_disables_its_subscription(
     assert (disabled.state, disabled.disabled_reason) == ("disabled", "The endpoint answered 410 Gone.")
     assert (await subscription(runs.database, other)).state == "enabled"
     assert len(await fetch(runs.database, "SELECT FROM jobs WHERE type = $1", NOTICE_TYPE)) == 1
+    assert runs.created == {(EVENT_TYPE, "acme"): 1, (NOTICE_TYPE, "acme"): 1}
 
     await call(await runs.claimed(EVENT_TYPE))
     payload = orjson.loads(server.received[1][1])
@@ -169,6 +172,28 @@ async def test_a_new_url_is_not_disabled_by_the_old_one(
     await refused(runs)
     changed = await subscription(runs.database, subscription_id)
     assert (changed.state, changed.failed_attempts) == ("enabled", 0)
+
+
+@pytest.mark.parametrize("answer", [410, 500])
+async def test_one_that_was_resumed_is_not_judged_by_what_was_sent_before(
+    runs: HandlerRuns, server: WebhookServer, monkeypatch: pytest.MonkeyPatch, answer: int
+) -> None:
+    """Of many that are sent at once the first disables it, and somebody mends the endpoint before the last has its answer."""
+    subscription_id = await subscribed(runs, server.url)
+
+    async def post_slowly(*arguments: Any) -> Any:
+        answer = await post_signed(*arguments)
+        async with runs.database.transaction() as conn:
+            await pause_subscription(conn, "acme", subscription_id)
+            await resume_subscription(conn, "acme", subscription_id)
+        return answer
+
+    monkeypatch.setattr(deliver_event, "post_signed", post_slowly)
+    await ended(runs)
+    server.answers = [(answer, {})]
+    await refused(runs)
+    resumed = await subscription(runs.database, subscription_id)
+    assert (resumed.state, resumed.failed_attempts, resumed.failing_since) == ("enabled", 0, None)
 
 
 async def test_many_at_once_are_counted(runs: HandlerRuns) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import json
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import structlog.testing
 from millrace_database.database import Database
 from millrace_database.deliveries import EVENT_TYPE, NOTICE_TYPE
 from millrace_database.ids import format_id, new_id
+from millrace_database.job_flow import JobCounts
 from millrace_database.subscription_health import FEWEST_FAILURES, disable_failing, record_success
 from millrace_database.subscriptions_repository import (
     SubscriptionChanges,
@@ -35,18 +37,25 @@ from support.worker_runs import fetch
 _DAY = timedelta(hours=24)
 
 
-async def _monitor(database: Database, folder: Path, **delivery: Any) -> None:
-    """Runs the monitor once."""
+async def _monitor(database: Database, folder: Path, **delivery: Any) -> JobCounts:
+    """Runs the monitor once; returns how many jobs it says that it has created."""
+    created: JobCounts = Counter()
     context = SystemContext(
         run_id=format_id("system", new_id()),
         type="subscriptions:monitor",
         scheduled_time=datetime.now(UTC),
         attempt=1,
         lease=Lease(new_id(), 1),
-        resources=Resources(database, local_files(database, folder), DeliverySettings(**delivery)),
+        resources=Resources(
+            database,
+            local_files(database, folder),
+            DeliverySettings(**delivery),
+            jobs_created=created.update,
+        ),
         stop=StopSignal(),
     )
     await subscriptions_monitor.monitor_subscriptions(context)
+    return created
 
 
 async def _failing(
@@ -56,6 +65,11 @@ async def _failing(
         subscription_id = await add_subscription(conn, **changes)
         await let_fail(conn, subscription_id, ago=ago, attempts=attempts)
     return subscription_id
+
+
+async def _set_last_failure(database: Database, *, ago: timedelta) -> None:
+    async with database.connection() as conn:
+        await conn.execute("UPDATE job_subscriptions SET last_failure_at = now() - $1::interval", ago)
 
 
 async def _told(database: Database, type_: str) -> list[tuple[str, str]]:
@@ -98,6 +112,17 @@ async def test_one_that_has_not_failed_for_long_or_often_stays(
     assert (await subscription(database, subscription_id)).state == "enabled"
 
 
+async def test_one_that_is_sent_nothing_has_not_failed_meanwhile(database: Database, tmp_path: Path) -> None:
+    """Whose receiver is down for an hour at night is not disabled a day later, when the next event is about to succeed."""
+    subscription_id = await _failing(database, ago=_DAY + timedelta(hours=1), attempts=100)
+    await _set_last_failure(database, ago=timedelta(hours=2))
+    await _monitor(database, tmp_path)
+    assert (await subscription(database, subscription_id)).state == "enabled"
+    await _set_last_failure(database, ago=timedelta(minutes=30))
+    await _monitor(database, tmp_path)
+    assert (await subscription(database, subscription_id)).state == "disabled"
+
+
 async def test_operators_say_how_long(database: Database, tmp_path: Path) -> None:
     subscription_id = await _failing(database, ago=timedelta(hours=2))
     await _monitor(database, tmp_path, subscription_failing=timedelta(hours=3))
@@ -116,6 +141,21 @@ async def test_one_that_has_recovered_or_is_switched_off_stays(database: Databas
     await _monitor(database, tmp_path)
     states = [(await subscription(database, one)).state for one in (recovered, paused, resumed)]
     assert states == ["enabled", "paused", "enabled"]
+
+
+async def test_one_that_has_another_url_gets_its_chances(database: Database, tmp_path: Path) -> None:
+    moved, renamed = await _failing(database), await _failing(database)
+    same_url = (await subscription(database, renamed)).url
+    async with database.transaction() as conn:
+        await update_subscription(conn, "acme", moved, SubscriptionChanges(url="https://new.example.com/"))
+        await update_subscription(
+            conn, "acme", renamed, SubscriptionChanges(url=same_url, description="Orders")
+        )
+    await _monitor(database, tmp_path)
+    fresh = await subscription(database, moved)
+    assert (fresh.state, fresh.failing_since, fresh.failed_attempts) == ("enabled", None, 0)
+    assert (fresh.last_error, fresh.last_failure_at) == ("", None)
+    assert (await subscription(database, renamed)).state == "disabled"
 
 
 async def test_one_that_recovers_just_now_stays(database: Database, tmp_path: Path) -> None:
@@ -138,7 +178,8 @@ async def test_the_others_of_the_organisation_are_told(database: Database, tmp_p
         await pause_subscription(conn, "acme", off)
     failing = {await _failing(database) for _ in range(2)}
     quiet = await _failing(database, org_id="quiet", notify_emails=["q@quiet.test"])
-    await _monitor(database, tmp_path)
+    created = await _monitor(database, tmp_path)
+    assert created == {(EVENT_TYPE, "acme"): len(failing), (NOTICE_TYPE, "quiet"): 1}
 
     def shown(subscription_id: UUID) -> str:
         return format_id("subscription", subscription_id)

@@ -8,10 +8,9 @@ import asyncpg
 import pytest
 
 from millrace_database import job_statements
-from millrace_database.database import Database
 from millrace_database.ids import new_id
 from millrace_queue import line_statements, unique_statements
-from support.large_tables import fill_jobs, filled_database, reads_of
+from support.large_tables import fill_jobs, filled_database, reads_of, rolled_back
 
 _COUNT = 30_000
 _BATCH = 100
@@ -49,16 +48,8 @@ async def _filled(url: str, conn: asyncpg.Connection) -> str:
 
 @pytest.fixture
 async def conn(url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection in a transaction that is rolled back."""
-    database = await Database.open(url, application_name="test")
-    try:
-        async with database.connection() as connection:
-            transaction = connection.transaction()
-            await transaction.start()
-            yield connection
-            await transaction.rollback()
-    finally:
-        await database.close()
+    async with rolled_back(url) as connection:
+        yield connection
 
 
 def _keys() -> list[str]:

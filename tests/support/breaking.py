@@ -70,6 +70,12 @@ class BreakingStore(ObjectStore):
         self._breaker.pass_by()
         return stored
 
+    async def create(self, key: str, content: bytes) -> bool:
+        self._breaker.pass_by()
+        created = await self._store.create(key, content)
+        self._breaker.pass_by()
+        return created
+
     async def get(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         return await self._store.get(key, start=start, end=end)
 
@@ -116,8 +122,18 @@ class BreakingStore(ObjectStore):
         )
 
     async def presign_get(
-        self, key: str, *, file_name: str, content_type: str, expires_in: timedelta
+        self,
+        key: str,
+        *,
+        file_name: str,
+        content_type: str,
+        expires_in: timedelta,
+        size_bytes: int | None = None,
     ) -> PresignedRequest:
         return await self._store.presign_get(
-            key, file_name=file_name, content_type=content_type, expires_in=expires_in
+            key,
+            file_name=file_name,
+            content_type=content_type,
+            expires_in=expires_in,
+            size_bytes=size_bytes,
         )

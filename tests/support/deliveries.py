@@ -109,7 +109,7 @@ class WebhookServer:
 async def webhook_server() -> AsyncIterator[WebhookServer]:
     """A web server on any free port of this machine."""
     server = WebhookServer()
-    application = web.Application()
+    application = web.Application(client_max_size=4 * 2**20)
     application.router.add_post("/{rest:.*}", server.answer)
     runner = web.AppRunner(application)
     await runner.setup()

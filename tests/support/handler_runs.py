@@ -1,5 +1,6 @@
 """Built-in handlers, run as a worker runs them, on real jobs and files."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -9,6 +10,7 @@ import orjson
 
 from millrace_database.database import Database
 from millrace_database.ids import format_id, new_id, parse_id
+from millrace_database.job_flow import JobCounts
 from millrace_database.job_lifecycle import NewJob, claim_jobs, create_jobs, hand_back_jobs
 from millrace_queue import register_worker
 from millrace_storage import FileRecord, FileStore
@@ -28,6 +30,7 @@ class HandlerRuns:
     files: FileStore
     progress: list[ProgressUpdate] = field(default_factory=list)
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
+    created: JobCounts = field(default_factory=Counter)
 
     async def upload(
         self, content: bytes, name: str, *, org_id: str = "acme", content_type: str = "text/csv"
@@ -100,7 +103,12 @@ class HandlerRuns:
             attempt=claimed.claim.attempt,
             created_by=claimed.created_by,
             lease=claimed.lease,
-            resources=Resources(database=self.database, files=self.files, delivery=self.delivery),
+            resources=Resources(
+                database=self.database,
+                files=self.files,
+                delivery=self.delivery,
+                jobs_created=self.created.update,
+            ),
             report=on_progress or self.progress.append,
         )
 

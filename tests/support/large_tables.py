@@ -2,14 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import asyncpg
 
 from millrace_database.connection_url import asyncpg_dsn, with_database
+from millrace_database.database import Database
 from millrace_database.migrate import migrate
 
 _T = TypeVar("_T")
@@ -40,6 +41,20 @@ FROM generate_series(1, $1::integer) AS n, LATERAL (SELECT now() - (n + 59) * in
 
 async def fill_jobs(conn: asyncpg.Connection, count: int, schedule_id: UUID) -> None:
     await conn.execute(_FILL_JOBS, count, schedule_id)
+
+
+@asynccontextmanager
+async def rolled_back(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of a pool, in a transaction that is rolled back."""
+    database = await Database.open(url, application_name="test")
+    try:
+        async with database.connection() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            yield connection
+            await transaction.rollback()
+    finally:
+        await database.close()
 
 
 @contextmanager

@@ -12,11 +12,15 @@ from support.s3_proxy import Disturbance
 LONG = os.urandom(17 << 20)
 """The content of an object of four parts."""
 
+# By their method and a parameter of the query, or a header.
 _OPERATIONS: dict[str, tuple[str, str]] = {
     "begin": ("POST", "uploads"),
     "part": ("PUT", "partNumber"),
     "complete": ("POST", "uploadId"),
+    "copy": ("PUT", "x-amz-copy-source"),
     "delete batch": ("POST", "delete"),
+    "list": ("GET", "list-type"),
+    "list uploads": ("GET", "uploads"),
 }
 
 
@@ -38,8 +42,8 @@ def answering(
 
 def is_operation(name: str) -> Callable[[web.BaseRequest], bool]:
     """Whether a request is of this operation."""
-    method, parameter = _OPERATIONS[name]
-    return lambda request: request.method == method and parameter in request.query
+    method, mark = _OPERATIONS[name]
+    return lambda request: request.method == method and (mark in request.query or mark in request.headers)
 
 
 async def do_everything(store: S3ObjectStore) -> None:

@@ -74,6 +74,9 @@ class StoresOf(ObjectStores):
     def all(self) -> Sequence[ObjectStore]:
         return self._stores
 
+    def prefix_in(self, store: ObjectStore) -> str:
+        return self.prefix if store.bucket else ""
+
     async def close(self) -> None:
         pass
 

@@ -13,9 +13,10 @@ from millrace_client import (
     FieldViolation,
     InvalidArgumentError,
     NotFoundError,
+    Quota,
     Resource,
 )
-from millrace_client.errors import from_status
+from millrace_client.errors import from_rpc_error, from_status
 
 
 def status(code: int, message: str, *details: Message) -> Status:
@@ -63,6 +64,13 @@ def test_every_detail_is_read() -> None:
                     error_details_pb2.PreconditionFailure.Violation(description="the job is COMPLETED")
                 ]
             ),
+            error_details_pb2.QuotaFailure(
+                violations=[
+                    error_details_pb2.QuotaFailure.Violation(
+                        subject="org:acme", quota_id="files.count", quota_value=3
+                    )
+                ]
+            ),
         )
     )
     assert isinstance(error, AlreadyExistsError)
@@ -71,6 +79,7 @@ def test_every_detail_is_read() -> None:
     assert error.resource == Resource("job", "job_1")
     assert error.retry_after == timedelta(seconds=1.5)
     assert error.preconditions == ("the job is COMPLETED",)
+    assert error.quota == Quota("files.count", "org:acme", 3)
 
 
 def test_a_bare_status_has_no_details() -> None:
@@ -91,3 +100,35 @@ def test_a_field_that_the_message_names_already_is_not_repeated() -> None:
     details = error_details_pb2.BadRequest(field_violations=[violation])
     error = from_status(status(code_pb2.INVALID_ARGUMENT, "type: is required", details))
     assert str(error) == "INVALID_ARGUMENT: type: is required"
+
+
+@pytest.mark.parametrize(
+    ("details", "words"),
+    [
+        (
+            "Error in HTTP transport completing operation: on_write_finished_cb (sendmsg: Broken pipe (32))",
+            "the connection to the service broke",
+        ),
+        ("Stream removed (Socket closed)", "the connection to the service broke"),
+        ("recvmsg:Connection reset by peer", "the connection to the service broke"),
+        (
+            "last error: UNKNOWN: ipv4:127.0.0.1:1: Failed to connect to remote host: Connection refused",
+            "the service at 127.0.0.1:1 cannot be reached: Connection refused",
+        ),
+        (
+            "last error: UNKNOWN: ipv6:%5B::1%5D:1: Failed to connect to remote host: connect: Refused (111)",
+            "the service at [::1]:1 cannot be reached: Refused (111)",
+        ),
+        ("the database cannot be reached", "the database cannot be reached"),
+    ],
+)
+def test_what_grpc_says_of_a_connection_is_said_in_plain_words(details: str, words: str) -> None:
+    none = grpc.aio.Metadata()
+    rpc_error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, none, none, details)
+    assert from_rpc_error(rpc_error).message == words
+
+
+def test_what_a_server_says_is_not_changed() -> None:
+    none = grpc.aio.Metadata()
+    rpc_error = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, none, none, "Stream removed")
+    assert from_rpc_error(rpc_error).message == "Stream removed"

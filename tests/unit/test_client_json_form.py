@@ -1,5 +1,6 @@
 """The command's JSON has the contract's names and forms: each message is filled in everywhere and compared."""
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -19,6 +20,7 @@ from millrace.scheduler.v1 import (
 )
 from millrace.worker.v1 import worker_pb2
 from millrace_client.command.json_form import json_form
+from millrace_client.command.output import Output
 from millrace_client.delivery import read_delivery
 from millrace_client.file import read_file
 from millrace_client.job import read_details, read_job
@@ -106,27 +108,43 @@ def with_numbers(form: Any) -> Any:
     }
 
 
-@pytest.mark.parametrize(
+READ: list[tuple[Message, Callable[[Any], Any]]] = [
+    (job_pb2.Job(), read_job),
+    (job_pb2.JobType(), read_job_type),
+    (job_attempt_pb2.JobAttempt(), read_attempt),
+    (limits_pb2.Organisation(), read_organisation),
+    (jobs_service_pb2.GetQueueHealthResponse(), read_queue_health),
+    (file_pb2.File(), read_file),
+    (schedule_pb2.Schedule(), read_schedule),
+    (schedule_run_pb2.ScheduleRun(), read_run),
+    (scheduler_service_pb2.BackfillScheduleResponse(), read_backfill),
+    (subscription_pb2.Subscription(), read_subscription),
+    (system_schedule_pb2.SystemSchedule(), read_system_schedule),
+    (worker_pb2.Worker(), read_worker),
+]
+ALL_MESSAGES = pytest.mark.parametrize(
     ("message", "read"),
-    [
-        (job_pb2.Job(), read_job),
-        (job_pb2.JobType(), read_job_type),
-        (job_attempt_pb2.JobAttempt(), read_attempt),
-        (limits_pb2.Organisation(), read_organisation),
-        (jobs_service_pb2.GetQueueHealthResponse(), read_queue_health),
-        (file_pb2.File(), read_file),
-        (schedule_pb2.Schedule(), read_schedule),
-        (schedule_run_pb2.ScheduleRun(), read_run),
-        (scheduler_service_pb2.BackfillScheduleResponse(), read_backfill),
-        (subscription_pb2.Subscription(), read_subscription),
-        (system_schedule_pb2.SystemSchedule(), read_system_schedule),
-        (worker_pb2.Worker(), read_worker),
-    ],
+    READ,
     ids=lambda value: type(value).__name__ if isinstance(value, Message) else "",
 )
+
+
+@ALL_MESSAGES
 def test_every_field_has_its_contract_name_and_form(message: Message, read: Callable[[Any], Any]) -> None:
     fill(message)
     assert json_form(read(message)) == with_numbers(MessageToDict(message))
+
+
+@ALL_MESSAGES
+def test_people_read_the_words_of_tables_instead_of_the_contracts_names(
+    message: Message, read: Callable[[Any], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(message)
+    names = re.compile(
+        r"\b(JOB_STATUS|FILE_STATE|BACKOFF|KEY_ORDER|[A-Z_]+_(STATE|POLICY|OUTCOME|CAUSE|STATES))_"
+    )
+    Output(as_json=False).show(read(message))
+    assert not names.search(capsys.readouterr().out)
 
 
 def test_what_only_the_answer_about_one_job_says_stands_beside_the_job() -> None:

@@ -6,6 +6,7 @@ import lzma
 import random
 import sqlite3
 import struct
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -20,7 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from millrace_storage.content_types import HEAD_BYTES, actual_type, is_allowed, recognised_type
+from millrace_storage.content_types import (
+    HEAD_BYTES,
+    actual_type,
+    is_allowed,
+    normalised_type,
+    recognised_type,
+)
 
 
 def _png() -> bytes:
@@ -165,6 +172,38 @@ def test_a_text_under_the_name_of_something_else_is_a_text(
 
 
 @pytest.mark.parametrize(
+    "begins",
+    [
+        b"<!-- made by hand -->\n<svg>",
+        b"\n\n <?xml version='1.0'?>\n<!-- a --> <!-- b -- c -->\n<!DOCTYPE svg PUBLIC 'x'>\n<svg\n>",
+        b"<!---->" * 1000 + b"<svg >",
+        b" " * 8000 + b"<svg>",
+    ],
+    ids=["comment", "everything", "comments", "white space"],
+)
+def test_a_drawing_is_known_behind_what_may_stand_before_it(begins: bytes) -> None:
+    assert actual_type("image/png", begins) == "image/svg+xml"
+    assert actual_type("image/png", begins.replace(b"<svg", b"<sv")) == "text/plain"
+
+
+@pytest.mark.parametrize(
+    "piece", [b" ", b"<!---->", b"<!--", b"<!----> ", b"<?xml?>", b"<?xml>", b"<!DOCTYPE svg>", b"<", b"-->"]
+)
+def test_no_text_keeps_a_process_busy_that_looks_at_it(piece: bytes) -> None:
+    code = (
+        "from millrace_storage.content_types import HEAD_BYTES, actual_type\n"
+        f"print(actual_type('image/png', ({piece!r} * HEAD_BYTES)[:HEAD_BYTES]))"
+    )
+
+    # What does not end within a minute here would not within a year.
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert done.stdout == "text/plain\n"
+
+
+@pytest.mark.parametrize(
     ("given_type", "content"),
     [
         (_XLSX_TYPE, _xlsx()),
@@ -222,3 +261,19 @@ def test_any_content_has_some_type(head: bytes) -> None:
 )
 def test_what_types_are_allowed(content_type: str, patterns: list[str], is_in: bool) -> None:
     assert is_allowed(content_type, patterns) is is_in
+
+
+@pytest.mark.parametrize(
+    ("given_type", "normalised"),
+    [
+        ("Text/CSV", "text/csv"),
+        ("TEXT/csv; Charset=UTF-8", "text/csv; Charset=UTF-8"),
+        ("Text/CSV ;header=Absent", "text/csv;header=Absent"),
+        ("text/csv;", "text/csv"),
+        ("", ""),
+    ],
+)
+def test_a_type_is_in_lower_case_and_its_parameters_are_as_they_were(
+    given_type: str, normalised: str
+) -> None:
+    assert normalised_type(given_type) == normalised

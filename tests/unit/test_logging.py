@@ -56,6 +56,17 @@ def test_events_of_libraries_come_once_and_in_the_same_form() -> None:
     assert "DeprecationWarning: old" in second["event"]
 
 
+def test_a_client_that_has_gone_is_no_error() -> None:
+    lines = _logged(
+        "grpc = logging.getLogger('grpc._cython.cygrpc')\n"
+        "grpc.error('ExecuteBatchError raised in core by servicer method [%s]', '/millrace/Get')\n"
+        "grpc.error('Unexpected [%s] raised by servicer method [%s]', 'ValueError', '/millrace/Get')"
+    )
+    assert [json.loads(line)["event"] for line in lines] == [
+        "Unexpected [ValueError] raised by servicer method [/millrace/Get]"
+    ]
+
+
 def test_an_exception_is_one_line_with_its_traceback() -> None:
     code = "try:\n    1 / 0\nexcept ZeroDivisionError:\n    log.exception('broken')\n    logging.exception('too')"
     for line in _logged(code):

@@ -71,6 +71,10 @@ def test_the_jobs_address_can_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SHUTDOWN_GRACE_SECONDS", "-1"),
         ("SHUTDOWN_GRACE_SECONDS", "inf"),
         ("INSECURE", "perhaps"),
+        ("S3_PREFIX", "/millrace/"),
+        ("S3_PREFIX", "millrace"),
+        ("S3_PREFIX", "my files/"),
+        ("S3_PREFIX", "../"),
         ("WORKER_SLOTS", "0"),
         ("HEARTBEAT_SECONDS", "0"),
         ("MAX_MESSAGE_BYTES", str(2**31)),
@@ -138,3 +142,17 @@ def test_a_mail_server_needs_both_a_user_and_a_password(monkeypatch: pytest.Monk
         read_settings()
     monkeypatch.setenv("MILLRACE_SMTP_PASSWORD", "long-and-secret")
     assert "long-and-secret" not in repr(read_settings())
+
+
+def test_media_types_that_may_be_uploaded_are_compared_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_FILES_ALLOWED_TYPES", "Text/*, application/vnd.ms-excel")
+    assert read_settings().files_allowed_types == ("text/*", "application/vnd.ms-excel")
+
+
+@pytest.mark.parametrize(
+    "value", ["text", "*", "*/*", "text/", "/csv", "text/csv;q=1", "text/csv x", "a/b/c"]
+)
+def test_what_is_no_media_type_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("MILLRACE_FILES_ALLOWED_TYPES", value)
+    with pytest.raises(SettingsError, match=r"^MILLRACE_FILES_ALLOWED_TYPES: holds media types such as"):
+        read_settings()

@@ -27,13 +27,21 @@ if TYPE_CHECKING:
         MillraceError,
         NotFoundError,
         PermissionDeniedError,
+        Quota,
         Resource,
         ResourceExhaustedError,
         TransferError,
         UnauthenticatedError,
         UnavailableError,
     )
-    from millrace_client.file import DownloadUrl, File, FileLimits, FileState, FileUsage
+    from millrace_client.file import (
+        DownloadUrl,
+        File,
+        FileLimitChanges,
+        FileLimits,
+        FileState,
+        FileUsage,
+    )
     from millrace_client.job import Job, JobCancelledError, JobFailedError, JobStatus
     from millrace_client.job_attempt import AttemptCounts, AttemptOutcome, JobAttempt
     from millrace_client.job_error import JobError
@@ -103,6 +111,7 @@ __all__ = [
     "FailedPreconditionError",
     "FieldViolation",
     "File",
+    "FileLimitChanges",
     "FileLimits",
     "FileState",
     "FileUsage",
@@ -135,6 +144,7 @@ __all__ = [
     "PermissionDeniedError",
     "QueueDepth",
     "QueueHealth",
+    "Quota",
     "RateLimit",
     "Recurrence",
     "Resource",

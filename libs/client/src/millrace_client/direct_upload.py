@@ -19,6 +19,7 @@ from millrace_client.upload import Progress
 _BLOCK_BYTES = 512 * 1024
 _TRIES = 4
 _FIRST_PAUSE_SECONDS = 0.3
+_CONNECTING_SECONDS = 10.0
 # A store that says nothing for so long has gone away.
 _SILENT_SECONDS = 120.0
 
@@ -32,7 +33,8 @@ async def put_directly(
     """Send the content of a path, or bytes, by the request of `upload`; tried again when the store cannot be reached.
 
     Raises:
-        TransferError: the store refused it, or could not be reached in four tries.
+        TransferError: the store refused it, could not be reached in four tries, or the content is shorter than announced.
+        OSError: the path cannot be read.
 
     """
     loop = asyncio.get_running_loop()
@@ -82,32 +84,35 @@ class _Sending:
         self._stopped = False
 
     def run(self) -> None:
+        with _opened(self._source) as content:
+            status, reason = self._send(_Watched(content, self._size, self._tell, lambda: self._stopped))
+        if not 200 <= status < 300:
+            raise TransferError(
+                f"the object store answered {status} {reason}", retryable=status >= 500 or status == 429
+            )
+
+    def _send(self, body: "_Watched") -> tuple[int, str]:
+        """Make the request, and return status and reason of the answer."""
         url = urlsplit(self._upload.url)
         kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-        connection = kind(url.netloc, timeout=_SILENT_SECONDS, blocksize=_BLOCK_BYTES)
+        connection = kind(url.netloc, timeout=_CONNECTING_SECONDS, blocksize=_BLOCK_BYTES)
         self._connection = connection
         headers = dict(self._upload.headers) | {"Content-Length": str(self._size)}
         try:
-            with _opened(self._source) as content:
-                # A store that refuses may answer and close before everything has been sent.
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    connection.request(
-                        self._upload.method,
-                        f"{url.path}?{url.query}",
-                        body=_Watched(content, self._tell, lambda: self._stopped),
-                        headers=headers,
-                    )
-                answer = connection.getresponse()
-                answer.read(_BLOCK_BYTES)
-        except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            connection.connect()
+            connection.sock.settimeout(_SILENT_SECONDS)
+            # A store that refuses may answer and close before everything has been sent.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(self._upload.method, f"{url.path}?{url.query}", body=body, headers=headers)
+            answer = connection.getresponse()
+            answer.read(_BLOCK_BYTES)
+        except (http.client.HTTPException, OSError) as error:
+            if body.failure is not None:
+                raise body.failure from None
             raise TransferError(f"the object store cannot be reached: {error!r}", retryable=True) from error
         finally:
             connection.close()
-        if not 200 <= answer.status < 300:
-            raise TransferError(
-                f"the object store answered {answer.status} {answer.reason}",
-                retryable=answer.status >= 500 or answer.status == 429,
-            )
+        return answer.status, answer.reason
 
     def stop(self) -> None:
         """Have it end soon."""
@@ -121,17 +126,27 @@ class _Sending:
 
 @dataclass(slots=True)
 class _Watched:
-    """Content that is being read, and what is told of it."""
+    """Content that is being read, as much as was announced, and what is told of it."""
 
     content: BinaryIO
+    size_bytes: int
     tell: Callable[[int], None]
     stopped: Callable[[], bool]
     sent: int = 0
+    failure: OSError | None = None
 
     def read(self, size: int = -1) -> bytes:
         if self.stopped():
             raise ConnectionAbortedError("cancelled")
-        block = self.content.read(size)
+        left = self.size_bytes - self.sent
+        try:
+            block = self.content.read(left if size < 0 else min(size, left))
+        except OSError as error:
+            self.failure = error
+            raise
+        if left and not block:
+            # The store would wait for the rest.
+            raise TransferError("the content has become shorter while it was sent", retryable=False)
         self.sent += len(block)
         self.tell(self.sent)
         return block

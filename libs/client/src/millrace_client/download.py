@@ -93,6 +93,9 @@ async def _responses(call: DownloadCall) -> AsyncGenerator[_Response, None]:
         async for response in call:
             yield response
     except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.OUT_OF_RANGE:
+            # There is no other offset than what has arrived of something longer.
+            raise ContentMismatchError("what is downloaded has become shorter meanwhile") from error
         raise from_rpc_error(error) from error
     finally:
         call.cancel()
@@ -111,12 +114,27 @@ async def _receive_into_path(
     # Not made of the file's own name, which may be as long as a name can be.
     partial = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with await asyncio.to_thread(partial.open, "xb") as sink:
+        with await _made(partial) as sink:
             await _copy(responses, file, sink, on_progress)
             await asyncio.to_thread(_sync, sink)
         await asyncio.to_thread(partial.replace, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+async def _made(path: Path) -> BinaryIO:
+    """Make a file; when cancelled meanwhile, not before it is there, so that it can be removed."""
+    making = asyncio.ensure_future(asyncio.to_thread(path.open, "xb"))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        await asyncio.wait([making])
+        if making.exception() is None:
+            making.result().close()
+        raise
+    except OSError as error:
+        # Nobody has asked for a file of this name, but for one in this folder.
+        raise OSError(error.errno, error.strerror, str(path.parent)) from error
 
 
 async def _copy(

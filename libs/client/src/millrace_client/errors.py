@@ -11,6 +11,8 @@ from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
+from millrace_client.connection_words import in_words
+
 _Detail = TypeVar("_Detail", bound=Message)
 
 
@@ -58,6 +60,17 @@ class Resource:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """A limit that the call would have gone beyond: whose it is, such as "org:acme", and how much is allowed."""
+
+    name: str
+    """A stable word for programs, such as "files.max_total_bytes"."""
+
+    subject: str
+    allowed: int
+
+
+@dataclass(frozen=True, slots=True)
 class ErrorDetails:
     """What a server adds to a status, from google.rpc details; empty where it said nothing."""
 
@@ -67,6 +80,7 @@ class ErrorDetails:
     metadata: Mapping[str, str] = field(default_factory=dict)
     resource: Resource | None = None
     retry_after: timedelta | None = None
+    quota: Quota | None = None
 
 
 class CallError(MillraceError):
@@ -74,8 +88,8 @@ class CallError(MillraceError):
 
     `code` is the gRPC status and `message` a sentence for people. `violations` names each bad field,
     `preconditions` says what state stood in the way, `reason` is a stable word for programs,
-    `resource` the thing that was missing or already there, and `retry_after` how long to wait before
-    another try.
+    `resource` the thing that was missing or already there, `quota` the limit that was in the way, and
+    `retry_after` how long to wait before another try.
     """
 
     def __init__(self, code: grpc.StatusCode, message: str, details: ErrorDetails | None = None) -> None:
@@ -88,6 +102,7 @@ class CallError(MillraceError):
         self.metadata = details.metadata
         self.resource = details.resource
         self.retry_after = details.retry_after
+        self.quota = details.quota
         super().__init__(code, message, details)
 
     def __str__(self) -> str:
@@ -124,7 +139,7 @@ class AbortedError(CallError):
 
 
 class ResourceExhaustedError(CallError):
-    """A limit is reached; `retry_after` says when to try again."""
+    """A limit is reached; `retry_after` says when to try again, if waiting helps, and `quota` which one it is, if it is one."""
 
 
 class UnavailableError(CallError):
@@ -170,7 +185,11 @@ _CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.St
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> CallError:
     """Turn what gRPC raises into the exception of its status."""
-    return _error(error.code(), error.details() or error.code().name, _status_of(error))
+    status = _status_of(error)
+    message = error.details() or error.code().name
+    if status is None and error.code() is grpc.StatusCode.UNAVAILABLE:
+        message = in_words(message)
+    return _error(error.code(), message, status)
 
 
 def from_status(status: Status) -> CallError:
@@ -196,6 +215,7 @@ def _read_details(status: Status) -> ErrorDetails:
     info = _detail(status, error_details_pb2.ErrorInfo)
     resource = _detail(status, error_details_pb2.ResourceInfo)
     retry = _detail(status, error_details_pb2.RetryInfo)
+    quotas = _detail(status, error_details_pb2.QuotaFailure)
     return ErrorDetails(
         violations=tuple(FieldViolation(bad.field, bad.description) for bad in request.field_violations),
         preconditions=tuple(unmet.description for unmet in precondition.violations),
@@ -203,6 +223,9 @@ def _read_details(status: Status) -> ErrorDetails:
         metadata=dict(info.metadata),
         resource=Resource(resource.resource_type, resource.resource_name) if resource.resource_name else None,
         retry_after=retry.retry_delay.ToTimedelta() if retry.HasField("retry_delay") else None,
+        quota=next(
+            (Quota(unmet.quota_id, unmet.subject, unmet.quota_value) for unmet in quotas.violations), None
+        ),
     )
 
 

@@ -1,8 +1,12 @@
 """Files that jobs read or make, and what an organisation's files take up."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any, TypedDict
+
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from millrace.files.v1 import file_pb2, files_service_pb2
 from millrace_client.contract_enum import ContractEnum
@@ -35,7 +39,7 @@ class File:
     org_id: str
     name: str
     content_type: str
-    """The media type, such as "text/csv"."""
+    """The media type, such as "text/csv", in lower case, with its parameters, if it was given some."""
     size_bytes: int
     sha256: str
     """The SHA-256 of the content, in lower-case hexadecimal."""
@@ -59,6 +63,14 @@ class FileLimits:
     """How many they are."""
     max_file_bytes: int | None = None
     """The length of one."""
+
+
+class FileLimitChanges(TypedDict, total=False):
+    """What may be changed of an organisation's limits: 0: no limit, None: as the server says. What is left out stays."""
+
+    max_total_bytes: int | None
+    max_files: int | None
+    max_file_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,4 +130,21 @@ def to_limits(limits: FileLimits) -> files_service_pb2.FileLimitsUpdate:
         max_total_bytes=limits.max_total_bytes,
         max_files=limits.max_files,
         max_file_bytes=limits.max_file_bytes,
+    )
+
+
+def to_limits_update(org_id: str, changes: Mapping[str, Any]) -> files_service_pb2.UpdateFileLimitsRequest:
+    """Turn changes into the contract's message: their names are its mask.
+
+    TypeError for a name that FileLimitChanges does not have; ValueError when there is none, which would mean all.
+    """
+    for name in changes:
+        if name not in FileLimitChanges.__annotations__:
+            raise TypeError(f'there is no limit "{name}"')
+    if not changes:
+        raise ValueError("give at least one limit to change")
+    return files_service_pb2.UpdateFileLimitsRequest(
+        org_id=org_id,
+        limits=files_service_pb2.FileLimitsUpdate(**changes),
+        update_mask=FieldMask(paths=changes),
     )

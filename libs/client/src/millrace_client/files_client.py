@@ -1,19 +1,22 @@
 """The files of an organisation: up, down, and what there is."""
 # ruff: noqa: ASYNC109 - a timeout goes to the server as the call's deadline
 
+import contextlib
 import io
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import BinaryIO
+from typing import BinaryIO, Unpack
 
 from millrace.files.v1 import files_service_pb2 as messages
 from millrace_client.connection import Connection, read_pages
 from millrace_client.direct_upload import put_directly
 from millrace_client.download import DownloadCall, receive
+from millrace_client.errors import CallError
 from millrace_client.file import (
     DownloadUrl,
     File,
+    FileLimitChanges,
     FileLimits,
     FileState,
     FileUsage,
@@ -21,9 +24,13 @@ from millrace_client.file import (
     read_usage,
     state_value,
     to_limits,
+    to_limits_update,
 )
+from millrace_client.file_room import check_room, large_size
 from millrace_client.upload import Progress, Source, read_source, send
-from millrace_client.values import from_timestamp, to_duration, to_timestamp
+from millrace_client.values import from_timestamp, is_utf8, to_duration, to_timestamp
+
+_GIVING_UP_SECONDS = 5.0
 
 
 class FilesClient:
@@ -54,8 +61,10 @@ class FilesClient:
         when empty. A `temporary` file goes after some time, 24 hours unless the server says otherwise, unless it is
         persisted. Size and hash are checked on the way; a failed upload leaves nothing behind, and is
         never repeated by itself. `on_progress` is called with the bytes sent and the bytes there are.
-        OSError when a path cannot be read; ResourceExhaustedError when a limit leaves no room for it.
+        OSError when a path cannot be read; ResourceExhaustedError when a limit leaves no room for it: that of a large file is
+        asked for before it is read.
         """
+        await self._check_room(source, timeout)
         content = await read_source(source)
         header = messages.UploadFileHeader(
             org_id=self._org_id,
@@ -82,8 +91,12 @@ class FilesClient:
         """Store a file as `upload` does, but send its content straight to the object store, up to 5 GiB.
 
         `timeout` is that of each of the two calls; confirming takes as long as the service needs to read the file once. A
-        store that cannot be reached is tried again (TransferError in the end).
+        store that cannot be reached is tried again (TransferError in the end). An upload that fails is cancelled. TypeError for
+        a stream, whose length is not known.
         """
+        if isinstance(source, AsyncIterable):
+            raise TypeError("upload_directly takes a path or bytes; a stream goes with upload")
+        await self._check_room(source, timeout)
         content = await read_source(source)
         request = messages.InitiateUploadRequest(
             org_id=self._org_id,
@@ -96,13 +109,27 @@ class FilesClient:
         )
         files = self._connection.files
         upload = (await self._connection.call(files.InitiateUpload, request, timeout)).upload
-        await put_directly(upload, source, content.size_bytes or 0, on_progress)
-        confirmed = await self._connection.call_unbounded(
-            files.ConfirmUpload,
-            messages.ConfirmUploadRequest(org_id=self._org_id, upload_id=upload.upload_id),
-            timeout,
-        )
+        try:
+            await put_directly(upload, source, content.size_bytes or 0, on_progress)
+            confirmed = await self._connection.call_unbounded(
+                files.ConfirmUpload,
+                messages.ConfirmUploadRequest(org_id=self._org_id, upload_id=upload.upload_id),
+                timeout,
+            )
+        except BaseException:
+            await self._give_up(upload.upload_id)
+            raise
         return read_file(confirmed.file)
+
+    async def _check_room(self, source: Source, timeout: float | None) -> None:
+        if (size_bytes := await large_size(source)) is not None:
+            check_room(await self.usage(timeout=timeout), size_bytes)
+
+    async def _give_up(self, upload_id: str) -> None:
+        """Have nothing of a direct upload count any longer; without an answer, it ends by itself with its URL."""
+        request = messages.CancelUploadRequest(org_id=self._org_id, upload_id=upload_id)
+        with contextlib.suppress(CallError):
+            await self._connection.call(self._connection.files.CancelUpload, request, _GIVING_UP_SECONDS)
 
     async def download(
         self,
@@ -186,6 +213,17 @@ class FilesClient:
         response = await self._connection.call(self._connection.files.UpdateFileLimits, request, timeout)
         return read_usage(response.usage)
 
+    async def update_limits(
+        self, *, timeout: float | None = None, **changes: Unpack[FileLimitChanges]
+    ) -> FileUsage:
+        """Set the limits that are given, as an operator, and leave the others: see FileLimitChanges.
+
+        ValueError when none is given.
+        """
+        request = to_limits_update(self._org_id, changes)
+        response = await self._connection.call(self._connection.files.UpdateFileLimits, request, timeout)
+        return read_usage(response.usage)
+
     def list(
         self,
         *,
@@ -202,7 +240,8 @@ class FilesClient:
     ) -> AsyncIterator[File]:
         """Yield the files that match all that is given, newest first, at most `limit`.
 
-        `states` are any of these, none: all but deleted ones; `content_types` any of these, none: all. The name begins with
+        `states` are any of these, none: all but deleted ones; `content_types` any of these, in any case, none: all; one
+        without parameters is that of files with any. The name begins with
         `name_prefix`. `created_after` is included. Pages of `page_size` are fetched as needed.
         """
         wanted = [state_value(state) for state in states]
@@ -231,4 +270,6 @@ def _given_name(name: str | None, own_name: str | None) -> str:
         return name
     if own_name is None:
         raise ValueError("content that does not come from a path needs a name")
+    if not is_utf8(own_name):
+        raise ValueError("the name of the file is not UTF-8: give it another")
     return own_name

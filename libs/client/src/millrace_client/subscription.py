@@ -1,5 +1,7 @@
 """A subscription: which events of an organisation's jobs are posted where."""
 
+import base64
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -58,7 +60,7 @@ class Subscription:
     version: int
     """Grows with each change that somebody makes."""
     secret: str | None = field(default=None, repr=False, compare=False)
-    """What events are signed with; only the call tells that has generated it, and only once."""
+    """What events are signed with, where it was generated; only the call tells that did so, and only once."""
 
 
 def read_subscription(message: subscription_pb2.Subscription) -> Subscription:
@@ -88,9 +90,15 @@ def read_subscription(message: subscription_pb2.Subscription) -> Subscription:
 
 def read_with_secret(
     response: messages.CreateSubscriptionResponse | messages.RotateSubscriptionSecretResponse,
+    generated: str | None = None,
 ) -> Subscription:
-    """Turn an answer that may have a generated secret into a Subscription that tells it."""
-    return replace(read_subscription(response.subscription), secret=response.secret or None)
+    """Turn an answer into a Subscription that tells the secret which the service has generated, or else the one given."""
+    return replace(read_subscription(response.subscription), secret=response.secret or generated)
+
+
+def new_secret() -> str:
+    """Return a new secret of 32 random bytes, in the form of Standard Webhooks."""
+    return f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}"
 
 
 def state_values(

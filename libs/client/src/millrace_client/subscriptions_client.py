@@ -10,6 +10,7 @@ from millrace_client.connection import Connection, read_pages
 from millrace_client.subscription import (
     Subscription,
     SubscriptionState,
+    new_secret,
     read_subscription,
     read_with_secret,
     state_values,
@@ -47,11 +48,13 @@ class SubscriptionsClient:
         events of jobs of these types. `notify_emails` are told when it is disabled. The `secret` is "whsec_" and 24 to 64
         bytes in base64; when none is given one is generated, and the `secret` of what is returned tells it, never again.
 
-        A `request_id` of your own makes a repeated call return the first one's subscription; without one a fresh one is
-        used. A repeated call does not tell the secret: also when the SDK had to repeat it by itself, `secret` is
-        None, and `rotate_secret` makes another. InvalidArgumentError when a field is wrong; ResourceExhaustedError when
-        the organisation has 50.
+        A `request_id` of your own makes a repeated call return the first one's subscription. It does not tell a generated
+        secret: also when the SDK had to repeat the call by itself, `secret` is None then, and `rotate_secret` makes another.
+        Without one a fresh one is used, and no secret is lost. InvalidArgumentError when a field is wrong;
+        ResourceExhaustedError when the organisation has 50.
         """
+        # Nobody else has the fresh request id: whatever answer comes, the subscription has the secret that was sent.
+        generated = new_secret() if secret is None and request_id is None else None
         request = messages.CreateSubscriptionRequest(
             org_id=self._org_id,
             url=url,
@@ -59,14 +62,14 @@ class SubscriptionsClient:
             job_types=several("job_types", job_types),
             description=description,
             notify_emails=several("notify_emails", notify_emails),
-            secret=secret or "",
+            secret=secret or generated or "",
             created_by=created_by,
             request_id=request_id or uuid.uuid4().hex,
         )
         response = await self._connection.call(
             self._connection.subscriptions.CreateSubscription, request, timeout
         )
-        return read_with_secret(response)
+        return read_with_secret(response, generated)
 
     async def get(self, subscription_id: str, *, timeout: float | None = None) -> Subscription:
         """Return a subscription, with how its deliveries go. NotFoundError when the organisation has no such one."""

@@ -1,10 +1,10 @@
 """Sending a file to the Files service."""
 
 import asyncio
-import contextlib
+import errno
 import hashlib
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -39,7 +39,7 @@ class Content:
 
 
 async def read_source(source: Source) -> Content:
-    """Find out what can be known of a source before it is sent. OSError when a path cannot be read.
+    """Find out what can be known of a source before it is sent. OSError when a path cannot be read, or is no regular file.
 
     A path is read twice, once for its hash: the server then refuses what is damaged on the way, or
     changed meanwhile, before the file exists.
@@ -64,10 +64,12 @@ async def send(
     call = method(timeout=deadline)
     answer = _Answer(call)
     try:
+        # Only what the call itself is answered with: the source may raise such an error, too.
         sent, sha256 = await _write(call, header, content, on_progress)
-        response = await call
-    except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(answer.error or error) from (answer.error or error)
+        try:
+            response = await call
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(answer.error or error) from (answer.error or error)
     finally:
         call.cancel()
     file = read_file(response.file)
@@ -113,20 +115,32 @@ async def _write(
     """Send everything, and return its size and hash. Stops early when the server has answered meanwhile."""
     digest = hashlib.sha256()
     sent = 0
-    # gRPC reports that the server has answered either way, and in both without the answer: the call itself has it.
-    with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
-        await call.write(messages.UploadFileRequest(header=header))
-        async for chunk in _pieces(content.chunks):
-            await call.write(messages.UploadFileRequest(chunk=chunk))
-            digest.update(chunk)
-            sent += len(chunk)
-            if on_progress is not None:
-                on_progress(sent, content.size_bytes)
-        await call.done_writing()
+    if not await _is_sent(call.write(messages.UploadFileRequest(header=header))):
+        return sent, ""
+    async for chunk in _pieces(content.chunks):
+        if not await _is_sent(call.write(messages.UploadFileRequest(chunk=chunk))):
+            return sent, ""
+        digest.update(chunk)
+        sent += len(chunk)
+        if on_progress is not None:
+            on_progress(sent, content.size_bytes)
+    await _is_sent(call.done_writing())
     return sent, digest.hexdigest()
 
 
+async def _is_sent(writing: Awaitable[None]) -> bool:
+    """Tell whether the server still listens: gRPC reports in two ways that it has answered, and in both without the answer."""
+    try:
+        await writing
+    except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
+        return False
+    return True
+
+
 def _measure(path: Path) -> tuple[int, str]:
+    # What can be read only once, such as a pipe, may be uploaded as a stream.
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
         return file.tell(), digest.hexdigest()

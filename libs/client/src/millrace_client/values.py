@@ -107,6 +107,15 @@ def length_or_none(message: Message, field: str) -> timedelta | None:
     return length
 
 
+def is_utf8(text: str) -> bool:
+    """Tell whether a text can be sent: one that the system gave for bytes that are no UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _json_form(value: Any) -> Any:
     if isinstance(value, Model):
         return value.model_dump(mode="json")

@@ -1,5 +1,6 @@
 """What an operator may want to do about tables and indexes, as their sizes say. Hints only: nothing is done by itself."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,6 +9,9 @@ from millrace_database.bloat import IndexSize, Sizes, TableSize
 from millrace_database.queue_health import OldestTransaction
 
 _MEBIBYTE = 2**20
+
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
+_COPY = re.compile(r"_cc(new|old)\d*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,23 +114,25 @@ def _of_table(table: TableSize, sizes: Sizes, thresholds: Thresholds) -> Iterato
 def _of_index(index: IndexSize, thresholds: Thresholds) -> Iterator[Hint]:
     if not index.is_valid:
         # What a REINDEX CONCURRENTLY that failed left beside the index that is used.
-        is_copy = "_ccnew" in index.name or "_ccold" in index.name
+        is_copy = _COPY.search(index.name) is not None
         yield Hint(
             "invalid_index",
             index.name,
             f"an index of {index.table} that is not valid: written, and used by nobody",
-            f"{'DROP' if is_copy else 'REINDEX'} INDEX CONCURRENTLY {index.name}",
+            f"{'DROP' if is_copy else 'REINDEX'} INDEX CONCURRENTLY {_identifier(index.name)}",
         )
     elif (
         bloat := _bloat(index.bytes, index.needed_bytes, thresholds.ratio, thresholds.index_bytes)
     ) is not None:
-        yield Hint("index_bloat", index.name, *bloat.told(f"REINDEX INDEX CONCURRENTLY {index.name}"))
+        yield Hint(
+            "index_bloat", index.name, *bloat.told(f"REINDEX INDEX CONCURRENTLY {_identifier(index.name)}")
+        )
 
 
 def _of_transaction(oldest: OldestTransaction) -> Hint:
     command = {
-        "replication slot": f"SELECT pg_drop_replication_slot('{oldest.owner}')",
-        "prepared transaction": f"ROLLBACK PREPARED '{oldest.owner}'",
+        "replication slot": f"SELECT pg_drop_replication_slot({_literal(oldest.owner)})",
+        "prepared transaction": f"ROLLBACK PREPARED {_literal(oldest.owner)}",
     }.get(oldest.state, f"SELECT pg_terminate_backend({oldest.pid})")
     found = f"{oldest.state or 'a transaction'} since {_time(oldest.started_at)} keeps dead rows from being removed"
     return Hint("old_transaction", oldest.owner, found, command)
@@ -149,6 +155,15 @@ def _bloat(size: int, needed: int | None, ratio: float, least: int) -> _Bloat | 
     # Of nothing a ratio cannot be told.
     needed = max(needed, 1)
     return _Bloat(size, needed) if size >= ratio * needed and size - needed >= least else None
+
+
+def _identifier(name: str) -> str:
+    """Return a name as SQL has it: operators may have added indexes of any name."""
+    return name if _PLAIN.fullmatch(name) else '"{}"'.format(name.replace('"', '""'))
+
+
+def _literal(text: str) -> str:
+    return "'{}'".format(text.replace("'", "''"))
 
 
 def _time(time: object) -> str:

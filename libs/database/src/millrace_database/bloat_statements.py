@@ -1,25 +1,28 @@
 """The SQL statements that measure tables and their indexes. They read Postgres's catalogues and statistics, never the rows."""
 
 # $1 the names of the tables. How wide rows are is known of those columns that were analyzed; `is_known`: of all of them.
+#
+# The functions are those of pg_stat_all_tables, which goes through all tables of the database whatever it is asked for.
 MEASURE_TABLES = """
-SELECT class.relname::text AS name, class.reltuples::float8 AS sampled_rows, stat.n_live_tup AS live_rows,
-    stat.n_dead_tup AS dead_rows, stat.n_mod_since_analyze AS changes, pg_relation_size(class.oid) AS bytes,
+SELECT class.relname::text AS name, class.reltuples::float8 AS sampled_rows,
+    pg_stat_get_live_tuples(class.oid) AS live_rows, pg_stat_get_dead_tuples(class.oid) AS dead_rows,
+    pg_stat_get_mod_since_analyze(class.oid) AS changes, pg_relation_size(class.oid) AS bytes,
     coalesce((
         SELECT option_value::integer FROM pg_options_to_table(class.reloptions) WHERE option_name = 'fillfactor'
     ), 100) AS fill_factor,
     shape.width AS data_width, shape.columns, shape.is_known,
-    greatest(stat.last_vacuum, stat.last_autovacuum) AS last_vacuum_at,
-    greatest(stat.last_analyze, stat.last_autoanalyze) AS last_analyze_at,
+    greatest(pg_stat_get_last_vacuum_time(class.oid), pg_stat_get_last_autovacuum_time(class.oid)) AS last_vacuum_at,
+    greatest(pg_stat_get_last_analyze_time(class.oid), pg_stat_get_last_autoanalyze_time(class.oid)) AS last_analyze_at,
     greatest(age(class.relfrozenxid), age(toast.relfrozenxid))::bigint AS unfrozen_age
 FROM unnest($1::text[]) AS wanted (name)
 JOIN pg_class AS class ON class.oid = to_regclass(quote_ident(wanted.name))
-JOIN pg_stat_all_tables AS stat ON stat.relid = class.oid
+JOIN pg_namespace AS space ON space.oid = class.relnamespace
 LEFT JOIN pg_class AS toast ON toast.oid = class.reltoastrelid
 CROSS JOIN LATERAL (
     SELECT count(*) AS columns, coalesce(sum((1 - found.null_frac) * found.avg_width), 0)::float8 AS width,
         count(*) = count(found.avg_width) AS is_known
     FROM pg_attribute AS attribute LEFT JOIN pg_stats AS found
-        ON found.schemaname = stat.schemaname AND found.tablename = stat.relname
+        ON found.schemaname = space.nspname AND found.tablename = class.relname
             AND found.attname = attribute.attname AND NOT found.inherited
     WHERE attribute.attrelid = class.oid AND attribute.attnum > 0 AND NOT attribute.attisdropped
 ) AS shape

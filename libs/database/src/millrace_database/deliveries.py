@@ -25,17 +25,24 @@ DELIVERY_TYPES = frozenset(
 # $1 jobs that have just completed, or failed for good, $2 the ids of their deliveries, $3 the attempts of those whose type nobody
 # has published. The input names the job and nothing else: where its result goes, and with which secret, is read from
 # the schedule when it is sent, since whoever may read jobs may read their inputs.
+#
+# LIMIT keeps the look for a job apart from what follows. Of a join that wants a schedule_id the planner knows that jobs_by_schedule
+# has all such jobs, and may go through all of them.
 CREATE_DELIVERIES = """
 WITH ended AS MATERIALIZED (
-    SELECT jobs.job_id, jobs.org_id, jobs.created_by, given.delivery_id, 'deliveries:' || method.name AS type
+    SELECT job.job_id, job.org_id, job.created_by, given.delivery_id, 'deliveries:' || method.name AS type
     FROM unnest($1::uuid[], $2::uuid[]) AS given (job_id, delivery_id)
-    JOIN jobs ON jobs.job_id = ANY (ARRAY[given.job_id])
-    JOIN scheduled_jobs ON scheduled_jobs.schedule_id = ANY (ARRAY[jobs.schedule_id])
-    JOIN unnest(ARRAY['webhook', 'email', 'storage']) AS method (name) ON scheduled_jobs.delivery ? method.name
-    WHERE jobs.options @> '{"delivers": true}' AND scheduled_jobs.org_id = jobs.org_id
+    CROSS JOIN LATERAL (
+        SELECT job_id, org_id, created_by, status, options, schedule_id FROM jobs WHERE jobs.job_id = given.job_id LIMIT 1
+    ) AS job
+    CROSS JOIN LATERAL (
+        SELECT org_id, delivery FROM scheduled_jobs WHERE scheduled_jobs.schedule_id = job.schedule_id LIMIT 1
+    ) AS schedule
+    JOIN unnest(ARRAY['webhook', 'email', 'storage']) AS method (name) ON schedule.delivery ? method.name
+    WHERE job.options @> '{"delivers": true}' AND schedule.org_id = job.org_id
         AND (
-            jobs.status = 'completed'
-            OR (scheduled_jobs.delivery @> '{"on_failure": true}' AND method.name <> 'storage')
+            job.status = 'completed'
+            OR (schedule.delivery @> '{"on_failure": true}' AND method.name <> 'storage')
         )
 )
 INSERT INTO jobs (job_id, org_id, type, input, created_by, max_attempts, parent_job_id)

@@ -6,14 +6,27 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Text, func, literal, or_, select, true, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Text,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    true,
+    union_all,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import UUID as PG_UUID
 
-from millrace_database.file_tables import FILE_STATES, files
+from millrace_database.file_tables import FILE_STATES, MEDIA_TYPE, files
 from millrace_database.ids import first_id
 
 DELETED = "deleted"
+
+_MEDIA_TYPE = literal_column(MEDIA_TYPE, Text)
 
 # Ids carry the clock of the service that made them, `created_at` the database's. The id bounds what is read; the
 # result is right as long as the two clocks differ by less.
@@ -29,7 +42,8 @@ class FileFilters:
         name_prefix: the name begins with this.
         created_by: who uploaded them, or asked for the jobs that made them.
         job_id: the job that made them.
-        content_types: any of these media types; empty: all.
+        content_types: any of these media types, in lower case; empty: all. One without parameters is also that of files whose
+            type has some; one with parameters is that of files that have exactly these.
         created_after: created at or after this time.
         created_before: created before this time.
 
@@ -73,8 +87,9 @@ def _ids(org_id: str, filters: FileFilters, after: UUID | None, limit: int) -> S
         return of_job.order_by(files.c.file_id.desc()).limit(limit)
     ordered = found.order_by(files.c.org_id, files.c.file_id.desc()).limit(limit)
     if filters.content_types:
-        of_one = ordered.where(*_of_states(states), *_of_names(filters))
-        return _first_of_each(of_one, files.c.content_type, filters.content_types, limit)
+        return _newest_of_types(
+            ordered.where(*_of_states(states), *_of_names(filters)), filters.content_types, limit
+        )
     if filters.created_by is not None or filters.name_prefix:
         return ordered.where(*_of_states(states), *_of_names(filters))
     return _newest_of_states(ordered, states, limit)
@@ -89,7 +104,21 @@ def _newest_of_states(ordered: Select[tuple[UUID]], states: set[str], limit: int
     )
     if DELETED not in states:
         return kept
-    both = union_all(select(kept.subquery().c.file_id), select(deleted.subquery().c.file_id)).subquery("both")
+    return _first_of_both(kept, deleted, limit)
+
+
+def _newest_of_types(ordered: Select[tuple[UUID]], types: Sequence[str], limit: int) -> Select[tuple[UUID]]:
+    without, with_ = _by_parameters(types)
+    if not with_:
+        return _first_of_each(ordered, _MEDIA_TYPE, without, limit)
+    exactly = _first_of_each(ordered, files.c.content_type, with_, limit)
+    if not without:
+        return exactly
+    return _first_of_both(exactly, _first_of_each(ordered, _MEDIA_TYPE, without, limit), limit)
+
+
+def _first_of_both(some: Select[tuple[UUID]], others: Select[tuple[UUID]], limit: int) -> Select[tuple[UUID]]:
+    both = union_all(select(some.subquery().c.file_id), select(others.subquery().c.file_id)).subquery("both")
     return select(both.c.file_id).order_by(both.c.file_id.desc()).limit(limit)
 
 
@@ -146,7 +175,18 @@ def _of_names(filters: FileFilters) -> list[ColumnElement[bool]]:
 
 
 def _of_types(filters: FileFilters) -> list[ColumnElement[bool]]:
-    return [_is_one_of(files.c.content_type, filters.content_types, Text)] if filters.content_types else []
+    if not filters.content_types:
+        return []
+    without, with_ = _by_parameters(filters.content_types)
+    return [or_(_is_one_of(_MEDIA_TYPE, without, Text), _is_one_of(files.c.content_type, with_, Text))]
+
+
+def _by_parameters(types: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return those without parameters, and those with some that none without includes."""
+    without = [type_ for type_ in types if ";" not in type_]
+    return without, [
+        type_ for type_ in types if ";" in type_ and type_.partition(";")[0].rstrip() not in without
+    ]
 
 
 def _is_one_of(column: ColumnElement[Any], values: Sequence[object], type_: Any) -> ColumnElement[bool]:

@@ -20,7 +20,7 @@ WHERE file_id = $1::uuid AND org_id = $2::text AND deleted_at IS NULL AND {_SEEN
 RETURNING {_COLUMNS}
 """  # noqa: S608 - put together of constants
 
-# $3 for how long it can be undeleted.
+# $3 for how long it can be undeleted. Files that older releases add are not counted before the daily maintenance does it.
 DELETE_FILE = f"""
 WITH deleted AS (
     UPDATE files SET deleted_at = now(), expires_at = now() + $3::interval
@@ -28,7 +28,7 @@ WITH deleted AS (
     RETURNING {_COLUMNS}
 ),
 counted AS (
-    UPDATE file_usage SET total_bytes = total_bytes - deleted.size_bytes, files = files - 1
+    UPDATE file_usage SET total_bytes = greatest(total_bytes - deleted.size_bytes, 0), files = greatest(files - 1, 0)
     FROM deleted WHERE file_usage.org_id = deleted.org_id
 )
 SELECT {_COLUMNS} FROM deleted
@@ -48,7 +48,7 @@ WITH gone AS (
     RETURNING org_id, size_bytes, deleted_at, provider, bucket, object_key
 ),
 counted AS (
-    UPDATE file_usage SET total_bytes = total_bytes - gone.size_bytes, files = files - 1
+    UPDATE file_usage SET total_bytes = greatest(total_bytes - gone.size_bytes, 0), files = greatest(files - 1, 0)
     FROM gone WHERE file_usage.org_id = gone.org_id AND gone.deleted_at IS NULL
 ),
 removed AS (
@@ -98,10 +98,11 @@ FROM finished
 RETURNING {_COLUMNS}
 """  # noqa: S608 - put together of constants
 
+# Whatever was announced: of what lies there nothing is known, which 0 stands for.
 _REMOVE_GONE = """
 removed AS (
-    INSERT INTO file_removals (object_key, provider, bucket, size_bytes, due_at)
-    SELECT object_key, provider, bucket, coalesce(size_bytes, 0), due_at FROM gone
+    INSERT INTO file_removals (object_key, provider, bucket, due_at)
+    SELECT object_key, provider, bucket, due_at FROM gone
     ON CONFLICT DO NOTHING
 )
 SELECT provider, bucket, object_key FROM gone
@@ -110,7 +111,7 @@ SELECT provider, bucket, object_key FROM gone
 GIVE_UPLOAD_UP = f"""
 WITH gone AS (
     DELETE FROM file_uploads WHERE upload_id = $1::uuid AND object_key = $2::text AND kind = 'stream'
-    RETURNING provider, bucket, object_key, size_bytes, now() AS due_at
+    RETURNING provider, bucket, object_key, now() AS due_at
 ),
 {_REMOVE_GONE}
 """  # noqa: S608 - put together of constants
@@ -118,7 +119,7 @@ WITH gone AS (
 GIVE_EXPIRED_UP = f"""
 WITH gone AS (
     DELETE FROM file_uploads WHERE upload_id = $1::uuid AND kind = 'stream' AND expires_at <= now()
-    RETURNING provider, bucket, object_key, size_bytes, now() AS due_at
+    RETURNING provider, bucket, object_key, now() AS due_at
 ),
 {_REMOVE_GONE}
 """  # noqa: S608 - put together of constants
@@ -128,7 +129,7 @@ CANCEL_PRESIGNED = f"""
 WITH gone AS (
     DELETE FROM file_uploads
     WHERE upload_id = $1::uuid AND org_id = $2::text AND kind = 'presigned' AND file_id IS NULL
-    RETURNING provider, bucket, object_key, size_bytes, expires_at + interval '1 hour' AS due_at
+    RETURNING provider, bucket, object_key, expires_at + interval '1 hour' AS due_at
 ),
 {_REMOVE_GONE}
 """  # noqa: S608 - put together of constants
@@ -177,6 +178,9 @@ SET_LIMITS = f"""
 INSERT INTO file_usage (org_id, max_total_bytes, max_files, max_file_bytes)
 VALUES ($1::text, $2::bigint, $3::bigint, $4::bigint)
 ON CONFLICT (org_id) DO UPDATE
-SET max_total_bytes = EXCLUDED.max_total_bytes, max_files = EXCLUDED.max_files, max_file_bytes = EXCLUDED.max_file_bytes
+SET
+    max_total_bytes = CASE WHEN 'max_total_bytes' = ANY ($5::text[]) THEN EXCLUDED.max_total_bytes ELSE file_usage.max_total_bytes END,
+    max_files = CASE WHEN 'max_files' = ANY ($5::text[]) THEN EXCLUDED.max_files ELSE file_usage.max_files END,
+    max_file_bytes = CASE WHEN 'max_file_bytes' = ANY ($5::text[]) THEN EXCLUDED.max_file_bytes ELSE file_usage.max_file_bytes END
 RETURNING {_USAGE}
 """  # noqa: S608 - put together of constants

@@ -22,6 +22,9 @@ _NOW = text("now()")
 FILE_STATES = ("temporary", "persistent", "with_job")
 UPLOAD_KINDS = ("stream", "presigned")
 
+MEDIA_TYPE = "lower(rtrim(split_part(content_type, ';', 1)))"
+"""The media type of a file without its parameters, in lower case."""
+
 # A row stands for an object in the store: the object is written first, the row after it. A row that goes leaves one of
 # file_removals, so that its object goes after it.
 files = Table(
@@ -54,6 +57,7 @@ files = Table(
     Index("files_by_org", "org_id", text("file_id DESC")),
     Index("files_by_org_creator", "org_id", "created_by", text("file_id DESC")),
     Index("files_by_org_type", "org_id", "content_type", text("file_id DESC")),
+    Index("files_by_org_media_type", "org_id", text(MEDIA_TYPE), text("file_id DESC")),
     Index("files_by_org_name", "org_id", text("name text_pattern_ops"), text("file_id DESC")),
     Index(
         "files_by_org_state",
@@ -70,6 +74,12 @@ files = Table(
     ),
     Index("files_by_job", "job_id", text("file_id DESC"), postgresql_where=text("job_id IS NOT NULL")),
     Index("files_expiring", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
+    Index(
+        "files_by_org_expiring",
+        "org_id",
+        "expires_at",
+        postgresql_where=text("expires_at IS NOT NULL AND deleted_at IS NULL"),
+    ),
 )
 
 # An object that may be in the store without being a file: written before the first byte of it, gone in the transaction that

@@ -1,10 +1,17 @@
 """What the files of organisations take up, and what they may."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import asyncpg
 
 from millrace_database import file_statements
+
+LimitName: TypeAlias = Literal["max_total_bytes", "max_files", "max_file_bytes"]
+
+LIMIT_NAMES: tuple[LimitName, ...] = ("max_total_bytes", "max_files", "max_file_bytes")
+"""The limits that an organisation may have of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +61,12 @@ async def set_limits(
     conn: asyncpg.Connection,
     org_id: str,
     defaults: FileLimits,
-    *,
-    max_total_bytes: int | None,
-    max_files: int | None,
-    max_file_bytes: int | None,
+    changes: Mapping[LimitName, int | None],
 ) -> FileUsage:
-    """Set the limits of an organisation; None: as `defaults` say, 0: no limit."""
-    row = await conn.fetchrow(file_statements.SET_LIMITS, org_id, max_total_bytes, max_files, max_file_bytes)
+    """Set limits of an organisation; None: as `defaults` say, 0: no limit. Those that are not among `changes` stay."""
+    row = await conn.fetchrow(
+        file_statements.SET_LIMITS, org_id, *(changes.get(name) for name in LIMIT_NAMES), list(changes)
+    )
     return _usage(row, defaults)
 
 

@@ -76,6 +76,17 @@ async def remove_expired_files(
     return ExpiredBatch(**row)
 
 
+async def remove_expired_files_of(conn: asyncpg.Connection, org_id: str, *, limit: int) -> int:
+    """Do the same with files of one organisation that count as used, and return how many they were.
+
+    Afterwards none of those that others were removing counts any more either. Not for a transaction that has changed
+    files or what they take up.
+    """
+    [row] = await conn.fetch(statements.REMOVE_EXPIRED_FILES_OF, org_id, limit)
+    removed: int = row["count"]
+    return removed
+
+
 async def count_expired_files(conn: asyncpg.Connection) -> tuple[int, int]:
     """Return how many files have expired, and how many bytes they have."""
     return await _count_and_bytes(conn, statements.COUNT_EXPIRED_FILES)
@@ -86,12 +97,12 @@ async def take_removals(
     after: datetime | None,
     until: datetime,
     *,
-    away: Collection[tuple[str, str]],
+    away: Collection[tuple[str, str, str]],
     limit: int,
     first_pause: timedelta,
     longest_pause: timedelta,
 ) -> Sequence[Removal]:
-    """Return objects to be removed now, of stores that are not `away`, in no order.
+    """Return objects to be removed now, in no order; those in an `away` provider and bucket whose keys begin so are left out.
 
     Each is due again after a pause that doubles with every try, unless `removals_done` is called.
     """
@@ -99,8 +110,9 @@ async def take_removals(
         statements.TAKE_REMOVALS,
         after,
         until,
-        [provider for provider, _ in away],
-        [bucket for _, bucket in away],
+        [provider for provider, _, _ in away],
+        [bucket for _, bucket, _ in away],
+        [prefix for _, _, prefix in away],
         limit,
         first_pause,
         longest_pause,

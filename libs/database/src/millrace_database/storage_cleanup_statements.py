@@ -1,7 +1,8 @@
 """The SQL statements of the clean-up of the storage.
 
 Locks are taken in the order that file_statements names: uploads, files, and last the usage, by organisation, since no other
-statement locks that of several. Files and uploads that somebody else has locked are passed over.
+statement locks that of several. Files and uploads that somebody else has locked are passed over; only who makes room in an
+organisation waits for its files, with no other lock in hand.
 """
 
 # $1 where the last batch came to, NULL: nowhere, $2 for how long presigned uploads are kept after their end, $3 how many. Of
@@ -85,16 +86,9 @@ WITH visited AS MATERIALIZED ({_VISIT_FILES_OF_JOBS}
 ){_VISITED.format(found="abandoned")}
 """
 
-# $1 where the last batch came to, NULL: nowhere, $2 how many. Deleted files do not count as used.
-REMOVE_EXPIRED_FILES = """
-WITH doomed AS MATERIALIZED (
-    SELECT file_id, expires_at
-    FROM files
-    WHERE expires_at >= coalesce($1::timestamptz, '-infinity') AND expires_at <= now()
-    ORDER BY expires_at
-    LIMIT $2::integer
-    FOR UPDATE SKIP LOCKED
-), gone AS (
+# Deleted files do not count as used.
+_REMOVE_DOOMED = """
+gone AS (
     DELETE FROM files WHERE file_id = ANY (ARRAY(SELECT doomed.file_id FROM doomed))
     RETURNING org_id, object_key, provider, bucket, size_bytes, deleted_at
 ), removals AS (
@@ -119,29 +113,58 @@ WITH doomed AS MATERIALIZED (
 SELECT count(*) AS count, coalesce(sum(size_bytes), 0)::bigint AS bytes, (SELECT max(expires_at) FROM doomed) AS last FROM gone
 """
 
+# $1 where the last batch came to, NULL: nowhere, $2 how many.
+REMOVE_EXPIRED_FILES = f"""
+WITH doomed AS MATERIALIZED (
+    SELECT file_id, expires_at
+    FROM files
+    WHERE expires_at >= coalesce($1::timestamptz, '-infinity') AND expires_at <= now()
+    ORDER BY expires_at
+    LIMIT $2::integer
+    FOR UPDATE SKIP LOCKED
+), {_REMOVE_DOOMED}
+"""  # noqa: S608 - put together of constants
+
+# $1 the organisation, $2 how many. Those that count as used. What somebody else is about to remove is waited for: whoever
+# looks at the usage afterwards finds all of them counted out.
+REMOVE_EXPIRED_FILES_OF = f"""
+WITH doomed AS MATERIALIZED (
+    SELECT file_id, expires_at
+    FROM files
+    WHERE org_id = $1::text AND expires_at <= now() AND deleted_at IS NULL
+    ORDER BY expires_at
+    LIMIT $2::integer
+    FOR UPDATE
+), {_REMOVE_DOOMED}
+"""  # noqa: S608 - put together of constants
+
 COUNT_EXPIRED_FILES = """
 SELECT count(*) AS count, coalesce(sum(size_bytes), 0)::bigint AS bytes FROM files WHERE expires_at <= now()
 """
 
-# $1 where the last batch came to, NULL: nowhere, $2 what is due until when, $3 and $4 the providers and buckets to leave out, $5
-# how many, $6 and $7 how long to wait after the first failure, and at most. Taking one is a try, and puts it off until the
-# next: whoever has tried in vain, or has died, need not write anything.
+# $1 where the last batch came to, NULL: nowhere, $2 what is due until when, $3, $4 and $5 the providers, buckets and beginnings
+# of keys to leave out, $6 how many, $7 and $8 how long to wait after the first failure, and at most. Taking one is a try, and
+# puts it off until the next: whoever has tried in vain, or has died, need not write anything.
 TAKE_REMOVALS = """
 WITH due AS MATERIALIZED (
     SELECT object_key, provider, bucket, due_at
     FROM file_removals AS removal
     WHERE due_at >= coalesce($1::timestamptz, '-infinity') AND due_at <= $2::timestamptz
         AND NOT EXISTS (
-            SELECT FROM unnest($3::text[], $4::text[]) AS away (provider, bucket)
+            SELECT FROM unnest($3::text[], $4::text[], $5::text[]) AS away (provider, bucket, prefix)
             WHERE away.provider = removal.provider AND away.bucket = removal.bucket
+                AND (
+                    starts_with(removal.object_key, away.prefix || 'org-')
+                    OR starts_with(removal.object_key, away.prefix || 'incoming/')
+                )
         )
     ORDER BY due_at
-    LIMIT $5::integer
+    LIMIT $6::integer
     FOR UPDATE SKIP LOCKED
 )
 UPDATE file_removals AS removal
 SET attempts = removal.attempts + 1,
-    due_at = now() + least($6::interval * power(2, least(removal.attempts, 20)), $7::interval)
+    due_at = now() + least($7::interval * power(2, least(removal.attempts, 20)), $8::interval)
 FROM due
 WHERE removal.object_key = due.object_key AND removal.provider = due.provider AND removal.bucket = due.bucket
 RETURNING removal.object_key, removal.provider, removal.bucket, removal.size_bytes, removal.attempts, due.due_at

@@ -70,7 +70,7 @@ RETURNING job_id, org_id, type, max_attempts, priority, options::text AS options
 
 # $3 the job that delivers it: an event is as old as that, and tells of no later end.
 GET_RECEIVER = """
-SELECT url, state, disabled_reason, notify_emails, secret,
+SELECT url, version, state, disabled_reason, notify_emails, secret,
     CASE WHEN previous_secret_until > now() THEN previous_secret END AS previous_secret,
     (SELECT created_at FROM jobs WHERE job_id = $3::uuid) AS event_at
 FROM job_subscriptions

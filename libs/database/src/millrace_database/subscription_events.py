@@ -70,6 +70,7 @@ class Receiver:
 
     Attributes:
         url: where to.
+        version: which version of it that is.
         state: of SUBSCRIPTION_STATES.
         disabled_reason: why it is disabled.
         notify_emails: whom to tell that it is.
@@ -80,6 +81,7 @@ class Receiver:
     """
 
     url: str
+    version: int
     state: str
     disabled_reason: str
     notify_emails: Sequence[str]

@@ -30,12 +30,12 @@ WHERE subscription_id = $1::uuid
     )
 """
 
-# Of another URL than the present one, or of one that is switched off, nothing is to be learnt.
+# Of one that is switched off nothing is to be learnt, nor of what was tried before somebody changed it, or resumed it.
 RECORD_FAILURE = """
 UPDATE job_subscriptions
 SET failing_since = coalesce(failing_since, now()), failed_attempts = least(failed_attempts, 2147483646) + 1,
     last_error = $3::text, last_failure_at = now()
-WHERE subscription_id = $1::uuid AND url = $2::text AND state = 'enabled'
+WHERE subscription_id = $1::uuid AND version = $2::bigint AND state = 'enabled'
 """
 
 _DISABLED = """
@@ -46,16 +46,18 @@ RETURNING job_subscriptions.subscription_id, org_id, url, description, notify_em
 DISABLE_GONE = f"""
 UPDATE job_subscriptions
 SET state = 'disabled', disabled_at = now(), disabled_reason = 'The endpoint answered 410 Gone.'
-WHERE subscription_id = $1::uuid AND url = $2::text AND state = 'enabled'
+WHERE subscription_id = $1::uuid AND version = $2::bigint AND state = 'enabled'
 {_DISABLED}
 """  # noqa: S608 - put together of constants
 
-# What is locked is looked at again as it is then: one that has succeeded meanwhile stays.
+# What is locked is looked at again as it is then: one that has succeeded meanwhile stays. What is not tried does not fail: between
+# the first failure and the last one there is the time, too.
 DISABLE_FAILING = f"""
 WITH failing AS MATERIALIZED (
     SELECT subscription_id
     FROM job_subscriptions
-    WHERE state = 'enabled' AND failing_since <= now() - $1::interval AND failed_attempts >= $2::integer
+    WHERE state = 'enabled' AND failing_since <= now() - $1::interval AND failing_since <= last_failure_at - $1::interval
+        AND failed_attempts >= $2::integer
     ORDER BY failing_since
     LIMIT $3::integer
     FOR UPDATE SKIP LOCKED
@@ -114,24 +116,21 @@ async def record_success(conn: asyncpg.Connection, subscription_id: UUID) -> Non
     await conn.execute(RECORD_SUCCESS, subscription_id)
 
 
-async def record_failure(conn: asyncpg.Connection, subscription_id: UUID, url: str, error: str) -> None:
-    """Note that an attempt to deliver something to this URL failed, and why. One statement, which may commit by itself."""
-    await conn.execute(RECORD_FAILURE, subscription_id, url, storable(error))
+async def record_failure(conn: asyncpg.Connection, subscription_id: UUID, version: int, error: str) -> None:
+    """Note that an attempt to deliver something to this version of it failed, and why. One statement, which may commit by itself."""
+    await conn.execute(RECORD_FAILURE, subscription_id, version, storable(error))
 
 
 async def disable_gone(
-    conn: asyncpg.Connection, subscription_id: UUID, url: str
-) -> DisabledSubscription | None:
+    conn: asyncpg.Connection, subscription_id: UUID, version: int
+) -> tuple[list[DisabledSubscription], JobCounts]:
     """Disable a subscription whose endpoint says that it is gone, and tell its organisation, in the caller's transaction.
 
-    None: it was disabled or paused already, has another URL by now, or is gone itself.
+    Returns:
+        As `disable_failing`. None was disabled when it was disabled or paused already, has another version by now, or is gone itself.
+
     """
-    row = await conn.fetchrow(DISABLE_GONE, subscription_id, url)
-    if row is None:
-        return None
-    disabled = DisabledSubscription(**row)
-    await _tell(conn, [disabled])
-    return disabled
+    return await _told(conn, await conn.fetch(DISABLE_GONE, subscription_id, version))
 
 
 async def disable_failing(
@@ -139,13 +138,20 @@ async def disable_failing(
 ) -> tuple[list[DisabledSubscription], JobCounts]:
     """Disable subscriptions to which nothing has been delivered for so long, though it was tried, and tell their organisations.
 
+    So long are the first of the failed attempts and the last one apart: who is sent nothing meanwhile has not failed.
+
     In the caller's transaction. Waits for nobody: what somebody else has locked is left for the next time.
 
     Returns:
         Which they are, at most `limit`, and how many jobs tell of them, by type and organisation.
 
     """
-    rows = await conn.fetch(DISABLE_FAILING, failing_for, FEWEST_FAILURES, limit)
+    return await _told(conn, await conn.fetch(DISABLE_FAILING, failing_for, FEWEST_FAILURES, limit))
+
+
+async def _told(
+    conn: asyncpg.Connection, rows: Sequence[asyncpg.Record]
+) -> tuple[list[DisabledSubscription], JobCounts]:
     disabled = [DisabledSubscription(**row) for row in rows]
     return disabled, await _tell(conn, disabled)
 

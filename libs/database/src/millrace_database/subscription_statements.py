@@ -42,9 +42,14 @@ ORDER BY subscription_id DESC
 LIMIT $3::integer
 """)
 
+# What failed was the URL before.
 UPDATE = with_columns("""
 UPDATE job_subscriptions
-SET url = coalesce($4::text, url), event_types = coalesce($5::text[], event_types),
+SET failing_since = CASE WHEN url = coalesce($4::text, url) THEN failing_since END,
+    failed_attempts = CASE WHEN url = coalesce($4::text, url) THEN failed_attempts ELSE 0 END,
+    last_error = CASE WHEN url = coalesce($4::text, url) THEN last_error ELSE '' END,
+    last_failure_at = CASE WHEN url = coalesce($4::text, url) THEN last_failure_at END,
+    url = coalesce($4::text, url), event_types = coalesce($5::text[], event_types),
     job_types = coalesce($6::text[], job_types), description = coalesce($7::text, description),
     notify_emails = coalesce($8::text[], notify_emails), updated_at = now(), version = version + 1
 WHERE subscription_id = $1::uuid AND org_id = $2::text AND ($3::bigint IS NULL OR version = $3::bigint)

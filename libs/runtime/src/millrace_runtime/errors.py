@@ -31,6 +31,8 @@ class ApiError(Exception):
     """
 
     code = grpc.StatusCode.UNKNOWN
+    metadata: tuple[tuple[str, str], ...] = ()
+    """What the call ends with besides its status."""
 
     def __init__(self, message: str, *, reason: str, details: Sequence[Message] = ()) -> None:
         super().__init__(message)
@@ -151,7 +153,11 @@ class OutOfRange(ApiError):
 
 
 class Unavailable(ApiError):
-    """The call cannot be answered just now; RetryInfo says when to try again."""
+    """The call cannot be answered just now; RetryInfo says when to try again.
+
+    `tried`: the service has tried already what the call needs, as often as makes sense; so gRPC clients do not repeat
+    the call by themselves.
+    """
 
     code = grpc.StatusCode.UNAVAILABLE
 
@@ -161,8 +167,11 @@ class Unavailable(ApiError):
         *,
         reason: str = "DATABASE_UNAVAILABLE",
         retry_after: timedelta = _DEFAULT_RETRY_AFTER,
+        tried: bool = False,
     ) -> None:
         super().__init__(description, reason=reason, details=[_retry_info(retry_after)])
+        if tried:
+            self.metadata = (("grpc-retry-pushback-ms", "-1"),)
 
 
 class DataLoss(ApiError):

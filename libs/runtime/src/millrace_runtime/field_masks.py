@@ -1,5 +1,6 @@
 """The masks of requests that change a resource."""
 
+import re
 from collections.abc import Collection
 
 from google.protobuf.descriptor import Descriptor
@@ -24,7 +25,11 @@ def check_mask(
         problem = (
             "cannot be changed"
             if path in resource.fields_by_name
-            else f"is no field of a {resource.name.lower()}, as a whole"
+            else f"is no field of a {_words(resource.name)}, as a whole"
         )
         violations.add("update_mask", f"{path[:_MAX_SHOWN]!r} {problem}")
     return frozenset(mask.paths).intersection(changeable)
+
+
+def _words(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", name).lower()

@@ -11,6 +11,7 @@ from millrace_runtime.addresses import is_loopback, is_wildcard, join_host_port
 from millrace_runtime.settings import Settings, StartupError
 
 _MINUTE_MS = 60_000
+_MEBIBYTE = 1 << 20
 
 _OPTIONS = (
     # Connections end after a while, so that clients look up the addresses anew and find new copies of a service;
@@ -22,6 +23,9 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     # Clients may ping this often, also while they only wait.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    # So much of a stream may be on its way to us. gRPC would raise that itself, to several times as much, for each stream.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", _MEBIBYTE),
     # Two servers never share a port: the second one fails.
     ("grpc.so_reuseport", 0),
 )

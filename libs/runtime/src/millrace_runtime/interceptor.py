@@ -104,7 +104,8 @@ class _Call:
             _log.error("call failed", method=self._method[1:], exc_info=error)
         self._log_end(shown.code.name, reason=shown.reason)
         status = rpc_status.to_status(shown.to_status())
-        await self._context.abort(status.code, status.details, status.trailing_metadata)
+        metadata = (*status.trailing_metadata, *shown.metadata)
+        await self._context.abort(status.code, status.details, metadata)
 
     def _log_end(self, code: str, **fields: Any) -> None:
         log = _log.debug if self._method.startswith(_HEALTH_PREFIX) else _log.info

@@ -11,6 +11,9 @@ from millrace_runtime.settings import Settings
 
 # Says at each start what we say ourselves where it matters.
 _CHATTY_LOGGER = "alembic"
+# Logs an error with its traceback when a client has gone while it is answered, which the line of the call says as well.
+_GRPC_LOGGER = "grpc._cython.cygrpc"
+_CLIENT_GONE = "ExecuteBatchError raised in core by servicer method"
 
 
 def configure_logging(settings: Settings, *, service: str) -> None:
@@ -40,6 +43,7 @@ def configure_logging(settings: Settings, *, service: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     logging.getLogger(_CHATTY_LOGGER).setLevel(max(level, logging.WARNING))
+    logging.getLogger(_GRPC_LOGGER).addFilter(lambda record: not str(record.msg).startswith(_CLIENT_GONE))
     logging.captureWarnings(capture=True)
 
 

@@ -1,10 +1,12 @@
 """Which addresses of the internet protocols are public."""
 
 import re
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 # An address of IPv4 is in the last 32 bits of these.
 _TRANSLATED = IPv6Network("64:ff9b::/96")
+# Python knows some of these since 3.11.9 only. The metadata service of a cloud has one of them.
+_OF_PROTOCOLS = IPv4Network("192.0.0.0/24")
 # Host names never end in such a part; programs that look them up read an IPv4 address.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
 
@@ -19,7 +21,10 @@ def is_public_address(address: str) -> bool:
         parsed = inner
     # Site-local addresses are private ones of old, but count as global.
     is_site_local = isinstance(parsed, IPv6Address) and parsed.is_site_local
-    return parsed.is_global and not (parsed.is_multicast or parsed.is_reserved or is_site_local)
+    is_of_protocol = isinstance(parsed, IPv4Address) and parsed in _OF_PROTOCOLS
+    return parsed.is_global and not (
+        parsed.is_multicast or parsed.is_reserved or is_site_local or is_of_protocol
+    )
 
 
 def is_odd_address(host: str) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import Callable
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Annotated
 
@@ -13,14 +13,14 @@ import typer
 import uvloop
 
 from millrace_database.embedded import EmbeddedPostgresError, resolve_database
+from millrace_runtime import exit_codes
+from millrace_runtime.allocator import return_free_memory
 from millrace_runtime.logging import configure_logging
 from millrace_runtime.service import ServiceDefinition, run_service
 from millrace_runtime.settings import Settings, StartupError, read_settings, unknown_variables
 from millrace_runtime.supervised import SupervisorLink
 
 _SERVICES = "millrace.services"
-_EXIT_FAILED = 1
-_EXIT_CANNOT_START = 2
 
 _GARBAGE_THRESHOLDS = (20_000, 20, 100)
 
@@ -42,7 +42,7 @@ def serve(
         definition = _load(name)
     except StartupError as error:
         _say(f"serve {name}", error)
-        raise typer.Exit(_EXIT_CANNOT_START) from None
+        raise typer.Exit(exit_codes.CANNOT_START) from None
     raise typer.Exit(run_process(definition, settings, SupervisorLink() if supervised else None))
 
 
@@ -62,17 +62,18 @@ def run_process(
     for variable in unknown_variables(os.environ):
         _log.warning("no such setting", variable=variable)
     _collect_garbage_rarely()
+    return_free_memory()
     if supervisor is not None:
         supervisor.stop_when_lost(settings.shutdown_grace_seconds)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(definition, settings, supervisor.report if supervisor else None))
+            runner.run(_serve(definition, settings, supervisor))
     except (StartupError, EmbeddedPostgresError) as error:
         _say(command or f"serve {definition.name}", error)
-        return _EXIT_CANNOT_START
+        return exit_codes.CANNOT_START
     except Exception:  # noqa: BLE001 - whatever it was ends the process, and is logged with its traceback
         _log.exception("service failed")
-        return _EXIT_FAILED
+        return exit_codes.FAILED
     return 0
 
 
@@ -84,10 +85,13 @@ def _collect_garbage_rarely() -> None:
 
 
 async def _serve(
-    definition: ServiceDefinition, settings: Settings, on_listening: Callable[[str], None] | None
+    definition: ServiceDefinition, settings: Settings, supervisor: SupervisorLink | None
 ) -> None:
+    run = run_service
+    if supervisor is not None:
+        run = partial(run_service, on_listening=supervisor.report, on_open=supervisor.report_urls)
     if settings.database_url is not None:
-        await run_service(definition, settings, on_listening=on_listening)
+        await run(definition, settings)
         return
     async with resolve_database(None, settings.data_dir) as url:
         _log.info("database", embedded_in=str(settings.data_dir.absolute()))
@@ -96,7 +100,7 @@ async def _serve(
 
         await migrate(url)
         embedded = settings.model_copy(update={"database_url": url})
-        await run_service(definition, embedded, on_listening=on_listening)
+        await run(definition, embedded)
 
 
 def _load(name: str) -> ServiceDefinition:

@@ -1,7 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -55,6 +55,9 @@ class Component:
     """How often the database is asked whether it answers; while it does not, it is every second. So late may calls be
     refused, and the health say NOT_SERVING."""
 
+    urls: Mapping[str, str] = field(default_factory=dict)
+    """What it serves besides gRPC, by the name that people are told, and where clients reach it."""
+
     started: Callable[[str], Awaitable[None]] | None = None
     """Told the address ("host:port") at which other services reach this one, before the first call is let in."""
 
@@ -79,7 +82,16 @@ class RunningService:
     NOT_SERVING and calls get UNAVAILABLE; then it opens. Leaving the context drains and stops it.
     """
 
-    def __init__(self, definition: ServiceDefinition, settings: Settings, database: Database) -> None:
+    def __init__(
+        self,
+        definition: ServiceDefinition,
+        settings: Settings,
+        database: Database,
+        *,
+        on_open: Callable[[Mapping[str, str]], None] | None = None,
+    ) -> None:
+        """Take whom to tell the component's URLs, before health says SERVING."""
+        self._on_open = on_open
         self._definition = definition
         self._settings = settings
         self._database = database
@@ -193,6 +205,8 @@ class RunningService:
                 follow_database(self._database, self._health, interval=component.ping_seconds)
             )
             self._open.set()
+            if self._on_open is not None:
+                self._on_open(component.urls)
             self._health.set_serving(True)
             _log.info("serving", services=list(component.servicers))
             try:
@@ -246,11 +260,15 @@ async def running(
 
 
 async def run_service(
-    definition: ServiceDefinition, settings: Settings, *, on_listening: Callable[[str], None] | None = None
+    definition: ServiceDefinition,
+    settings: Settings,
+    *,
+    on_listening: Callable[[str], None] | None = None,
+    on_open: Callable[[Mapping[str, str]], None] | None = None,
 ) -> None:
     """Run a service as the process it is, until SIGTERM or SIGINT; a second signal ends the process at once.
 
-    `on_listening` is told the address where this machine reaches it. Raises StartupError when the settings do not
+    `on_listening` is told the address where this machine reaches it, `on_open` the component's URLs. Raises StartupError when the settings do not
     let it start, and whatever ends one of its background duties.
     """
     if settings.database_url is None:
@@ -263,7 +281,7 @@ async def run_service(
         )
     except ValueError as error:
         raise StartupError(f"MILLRACE_DATABASE_URL: {error}") from None
-    service = RunningService(definition, settings, database)
+    service = RunningService(definition, settings, database, on_open=on_open)
     try:
         with stop_on_signal(service.request_stop, settings.shutdown_grace_seconds):
             async with service:

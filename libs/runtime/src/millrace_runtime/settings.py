@@ -1,3 +1,4 @@
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,6 +17,11 @@ _GIBIBYTE = 1024 * _MEBIBYTE
 # What the SDK and the command read; they may share their environment with a service.
 _CLIENT_VARIABLES = frozenset({"MILLRACE_ORG_ID", "MILLRACE_SCHEDULER_ADDRESS", "MILLRACE_WORKER_ADDRESS"})
 
+# RFC 6838, section 4.2; or all of a type.
+_MEDIA_TYPE = re.compile(
+    r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/(\*|[a-z0-9][a-z0-9!#$&^_.+-]{0,126})", re.IGNORECASE | re.ASCII
+)
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 Days = Annotated[float, Field(ge=1, le=36_500)]
 
@@ -32,6 +38,13 @@ def _split(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
+
+
+def _media_types(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    for pattern in patterns:
+        if not _MEDIA_TYPE.fullmatch(pattern):
+            raise ValueError("holds media types such as text/csv and text/*, without parameters")
+    return tuple(pattern.lower() for pattern in patterns)
 
 
 def _known_level(value: str) -> str:
@@ -119,8 +132,8 @@ class Settings(BaseSettings):
     s3_region: str | None = None
     """The region; `auto` for R2. Unset: as AWS's own settings say, else us-east-1."""
 
-    s3_prefix: str = ""
-    """What the keys of new objects begin with, such as `millrace/`."""
+    s3_prefix: Annotated[str, Field(max_length=256, pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]{0,254}/)*$")] = ""
+    """What the keys of new objects begin with, such as `millrace/`: names of letters, digits, `_`, `-` and `.`, each with a `/` behind it."""
 
     s3_path_style: bool | None = None
     """Whether the bucket stands in the path of URLs and not in the host. Unset: yes with `s3_endpoint`."""
@@ -134,11 +147,11 @@ class Settings(BaseSettings):
     s3_read_seconds: float = Field(default=60.0, gt=0, le=3600)
     """How long the object store may be silent."""
 
-    s3_attempts: int = Field(default=5, ge=1, le=20)
+    s3_attempts: int = Field(default=3, ge=1, le=20)
     """How often a request to the object store is made before it has failed."""
 
     files_port: Port = 50054
-    """The port where the Jobs service takes and gives presigned content while the store is `local`; 0: any free one."""
+    """The port where the Jobs service takes and gives presigned content of the local store; 0: any free one."""
 
     files_url: str | None = None
     """The URL under which clients reach that port. Unset: http, at `advertised_host` or this machine."""
@@ -152,7 +165,9 @@ class Settings(BaseSettings):
     files_max_count: int = Field(default=0, ge=0)
     """How many files an organisation may have, where nothing else is set for it; 0: no limit."""
 
-    files_allowed_types: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
+    files_allowed_types: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_media_types)
+    ] = ()
     """The media types that may be uploaded, such as `text/*,application/pdf`. Unset: all."""
 
     files_temporary_hours: float = Field(default=24.0, gt=0, le=87_600)

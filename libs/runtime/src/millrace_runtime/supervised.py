@@ -1,6 +1,7 @@
 """A supervised process's side of its supervision; `supervisor` holds the other one.
 
-Standard input is a socket to the supervisor. The process writes its address into it, as one line, and takes its end
+Standard input is a socket to the supervisor. The process writes its address into it, as one line, then, before it says that
+it serves, a line of JSON with what else it serves, and takes its end
 for the supervisor's death, however sudden: it stops then as on SIGTERM. (A death signal from the kernel would exist
 on Linux only, and would not let the process hand its work back.)
 """
@@ -11,7 +12,10 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+
+import orjson
 
 # What the process gets beyond its grace period before it is ended by force.
 _SPARE_SECONDS = 2.0
@@ -26,6 +30,10 @@ class SupervisorLink:
     def report(self, address: str) -> None:
         """Tell the supervisor where this process listens."""
         self._socket.sendall(f"{address}\n".encode())
+
+    def report_urls(self, urls: Mapping[str, str]) -> None:
+        """Tell the supervisor what else this process serves, by name."""
+        self._socket.sendall(orjson.dumps(dict(urls)) + b"\n")
 
     def stop_when_lost(self, grace_seconds: float) -> None:
         """From now on, stop this process when the supervisor is gone, by force if it takes too long."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import grpc
+import orjson
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -24,7 +25,14 @@ _log = structlog.get_logger()
 
 
 class SupervisionError(Exception):
-    """A process did not start, or cannot be kept alive; the text names it."""
+    """A process did not start, or cannot be kept alive; the text names it.
+
+    `exit_code` is that of one that ended before it was ready.
+    """
+
+    def __init__(self, text: str, *, exit_code: int | None = None) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
 
 
 class SupervisedProcess:
@@ -39,23 +47,27 @@ class SupervisedProcess:
     ) -> None:
         self.name = name
         self.address = ""
+        self.urls: Mapping[str, str] = {}
+        """What it serves besides gRPC, by name; known once it serves."""
         self._command = command
         self._environment = dict(environment)
         self._port_variable = port_variable
         self._process: asyncio.subprocess.Process | None = None
         self._link: asyncio.StreamWriter | None = None
+        self._reports = asyncio.StreamReader()
 
     async def start(self) -> None:
         """Start the process and wait until it listens. Raises SupervisionError when it does not get that far."""
-        reader = await self._spawn()
+        self._reports = await self._spawn()
         try:
             async with asyncio.timeout(_START_SECONDS):
-                address = (await reader.readline()).decode().strip()
+                address = (await self._reports.readline()).decode().strip()
         except TimeoutError:
             self._signal(signal.SIGKILL)
             address = ""
         if not address:
-            raise SupervisionError(f"{self.name} did not start: exit code {await self._ended()}")
+            exit_code = await self._ended()
+            raise SupervisionError(f"{self.name} did not start: exit code {exit_code}", exit_code=exit_code)
         self.address = address
         self._environment[self._port_variable] = address.rpartition(":")[2]
 
@@ -66,10 +78,15 @@ class SupervisedProcess:
         try:
             await asyncio.wait([serving, ended], timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if ended.done():
-                raise SupervisionError(f"{self.name} ended before it was ready: exit code {ended.result()}")
+                raise SupervisionError(
+                    f"{self.name} ended before it was ready: exit code {ended.result()}",
+                    exit_code=ended.result(),
+                )
             if not serving.done():
                 raise SupervisionError(f"{self.name} was not ready within {_START_SECONDS:.0f} s")
             serving.result()
+            # It was written before.
+            self.urls = orjson.loads(await self._reports.readline() or b"{}")
         finally:
             serving.cancel()
             ended.cancel()

@@ -10,6 +10,7 @@ import typer
 
 from millrace_database.availability import DatabaseUnavailableError, UnsupportedServerError
 from millrace_database.embedded import EmbeddedPostgresError, resolve_database
+from millrace_runtime import exit_codes
 from millrace_runtime.addresses import join_host_port, local_host
 from millrace_runtime.errors import sole_error
 from millrace_runtime.logging import configure_logging
@@ -46,11 +47,26 @@ def up() -> None:
         configure_logging(settings, service="up")
         asyncio.run(_until_stopped(settings))
     except Exception as raised:
-        error = sole_error(raised)
+        error = _first_error(raised)
         if not isinstance(error, _EXPECTED):
             raise
         sys.stderr.write(f"millrace up: {error}\n")
-        raise typer.Exit(1) from None
+        raise typer.Exit(_exit_code(error)) from None
+
+
+def _first_error(raised: Exception) -> BaseException:
+    error = sole_error(raised)
+    if isinstance(error, ExceptionGroup) and error.split(SupervisionError)[1] is None:
+        # What keeps one service from starting may keep another one.
+        return sole_error(error.exceptions[0])
+    return error
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, StartupError):
+        return exit_codes.CANNOT_START
+    is_of_service = isinstance(error, SupervisionError) and error.exit_code == exit_codes.CANNOT_START
+    return exit_codes.CANNOT_START if is_of_service else exit_codes.FAILED
 
 
 async def _until_stopped(settings: Settings) -> None:
@@ -117,5 +133,7 @@ def _announce(settings: Settings, processes: Sequence[SupervisedProcess]) -> Non
     typer.echo(f"{'database':<10} {embedded if settings.database_url is None else 'as configured'}")
     for process in processes:
         typer.echo(f"{process.name:<10} {process.address}")
+        for name, url in process.urls.items():
+            typer.echo(f"{name:<10} {url}")
     typer.echo("millrace is ready; Ctrl-C stops it")
     sys.stdout.flush()

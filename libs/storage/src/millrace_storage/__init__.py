@@ -20,7 +20,12 @@ from millrace_storage.file_errors import (
     UploadMissing,
 )
 from millrace_storage.file_policy import FileOptions, FilePolicy
-from millrace_storage.file_store import FileStore, FileStoreOptions, open_file_store
+from millrace_storage.file_store import (
+    FileStore,
+    FileStoreOptions,
+    open_file_store,
+    open_usable_file_store,
+)
 from millrace_storage.local_object_store import LocalObjectStore
 from millrace_storage.object_store import (
     InvalidKeyError,
@@ -30,6 +35,7 @@ from millrace_storage.object_store import (
     StoredObject,
     StoreRefusedError,
     StoreUnavailableError,
+    StoreUnusableError,
     UnfinishedWrite,
 )
 from millrace_storage.object_stores import ObjectStores, open_object_stores
@@ -63,6 +69,7 @@ __all__ = [
     "StoreNotConfigured",
     "StoreRefusedError",
     "StoreUnavailableError",
+    "StoreUnusableError",
     "StoredObject",
     "TypeNotAllowed",
     "UnfinishedWrite",
@@ -72,4 +79,5 @@ __all__ = [
     "UploadMissing",
     "open_file_store",
     "open_object_stores",
+    "open_usable_file_store",
 ]

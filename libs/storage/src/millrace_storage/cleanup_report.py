@@ -47,7 +47,7 @@ class CleanupReport:
     """Objects that could not be removed; they are tried again later."""
 
     left_alone: list[str] = field(default_factory=list)
-    """Why objects without a row were not searched for in a store, for each such store."""
+    """Why objects were left alone in a store, for each such store or part of one."""
 
     problems: list[str] = field(default_factory=list)
     """Which stores did not do what they were asked, and why."""

@@ -59,7 +59,10 @@ _TEXT_TYPE = re.compile(
 
 _PDF = re.compile(rb"%PDF-[0-9]\.[0-9]")
 _HTML = re.compile(rb"\s*(<!doctype html|<html[\s>])", re.IGNORECASE)
-_SVG = re.compile(rb"\s*(<\?xml[^>]*\?>)?\s*(<!--.*?-->\s*)*(<!DOCTYPE svg[^>]*>)?\s*<svg[\s>]", re.DOTALL)
+# Possessive throughout: nothing is tried twice, whatever somebody makes of white space and comments.
+_SVG = re.compile(
+    rb"\s*+(<\?xml[^>]*+>\s*+)?+(<!--(?>.*?-->)\s*+)*+(<!DOCTYPE svg[^>]*+>\s*+)?+<svg[\s>]", re.DOTALL
+)
 _NOT_IN_TEXT = bytes([*range(7), *range(14, 27), *range(28, 32), 11, 127])
 _PRINTED = bytes(range(32, 127))
 _LONG_ENOUGH_BYTES = 5
@@ -105,6 +108,12 @@ def is_allowed(content_type: str, patterns: Sequence[str]) -> bool:
     base = media_type(content_type)
     family = f"{base.partition('/')[0]}/*"
     return any(pattern.strip().lower() in (base, family, "*/*", "*") for pattern in patterns)
+
+
+def normalised_type(content_type: str) -> str:
+    """Return a media type in lower case, with its parameters, if it has any, as they are."""
+    base, _, parameters = content_type.partition(";")
+    return f"{base.strip().lower()};{parameters}" if parameters.strip() else base.strip().lower()
 
 
 def media_type(content_type: str) -> str:

@@ -9,15 +9,14 @@ from millrace_database.file_uploads_repository import NewUpload
 from millrace_database.files_repository import ObjectPlace
 from millrace_database.ids import new_id
 from millrace_storage.content_types import is_allowed
+from millrace_storage.current_usage import CurrentUsage
 from millrace_storage.file_errors import LimitExceeded, TypeNotAllowed, UploadConfirmed
+from millrace_storage.file_keys import staging_key
 from millrace_storage.file_limits import check_length, check_usage
 from millrace_storage.file_policy import FilePolicy
 from millrace_storage.object_store import PresignedRequest
 from millrace_storage.object_stores import ObjectStores
 from millrace_storage.object_writing import ObjectWriting
-
-STAGING_FOLDER = "incoming/"
-"""Behind the prefix of all keys: what is sent by presigned requests, before it is confirmed."""
 
 _MAX_OPEN_UPLOADS = 1_000
 
@@ -49,17 +48,23 @@ class DirectUploads:
     """Begins such uploads, and cancels them."""
 
     def __init__(
-        self, database: Database, stores: ObjectStores, policy: FilePolicy, writing: ObjectWriting
+        self,
+        database: Database,
+        stores: ObjectStores,
+        policy: FilePolicy,
+        writing: ObjectWriting,
+        usage: CurrentUsage,
     ) -> None:
         self._database = database
         self._stores = stores
         self._policy = policy
         self._writing = writing
+        self._usage = usage
 
     async def initiate(self, wanted: NewDirectUpload) -> Upload:
         """Do as `FileStore.initiate_upload` says."""
         if not is_allowed(wanted.content_type, self._policy.allowed_types):
-            raise TypeNotAllowed(wanted.content_type)
+            raise TypeNotAllowed(wanted.content_type, self._policy.allowed_types)
         store = self._stores.default
         if wanted.size_bytes > store.max_presigned_bytes:
             raise LimitExceeded("file_bytes", store.max_presigned_bytes)
@@ -71,7 +76,8 @@ class DirectUploads:
             content_type=wanted.content_type,
             expires_in=wanted.expires_in,
         )
-        return Upload(upload.upload_id, request, await self._add(upload, wanted))
+        expires_at = await self._usage.with_room(wanted.org_id, lambda: self._add(upload, wanted))
+        return Upload(upload.upload_id, request, expires_at)
 
     async def cancel(self, org_id: str, upload_id: UUID) -> None:
         """Do as `FileStore.cancel_upload` says."""
@@ -87,7 +93,7 @@ class DirectUploads:
     def _new_upload(self, wanted: NewDirectUpload) -> NewUpload:
         upload_id = new_id()
         store = self._stores.default
-        key = f"{self._stores.prefix}{STAGING_FOLDER}{upload_id.hex[-2:]}/{upload_id.hex}"
+        key = staging_key(self._stores.prefix, upload_id)
         return NewUpload(
             upload_id=upload_id,
             org_id=wanted.org_id,

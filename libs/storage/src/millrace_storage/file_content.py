@@ -102,7 +102,7 @@ class FileContent:
         if self.content_type is None:
             self.content_type = actual_type(self._rules.content_type, self._head)
             if not is_allowed(self.content_type, self._rules.allowed_types):
-                raise TypeNotAllowed(self.content_type)
+                raise TypeNotAllowed(self.content_type, self._rules.allowed_types)
 
     def _check_whole(self) -> None:
         expected = self._rules

@@ -1,17 +1,18 @@
 """What can be the matter with a file. Each is named after what is the matter, and its text is fit for callers."""
 
 # ruff: noqa: N818
+from collections.abc import Sequence
 from typing import Literal
 from uuid import UUID
 
 Limit = Literal["file_bytes", "total_bytes", "files", "uploads"]
 """What a limit is set to: the length of a file, the sum of all lengths, the number of files, of open uploads."""
 
-_EXCEEDED: dict[Limit, str] = {
-    "file_bytes": "the file would be longer than the {:,} bytes that a file may have",
-    "total_bytes": "the organisation's files would take up more than the {:,} bytes they may",
-    "files": "the organisation would have more than the {:,} files it may",
-    "uploads": "the organisation would have more than {:,} uploads open",
+_EXCEEDED: dict[Limit, tuple[str, str]] = {
+    "file_bytes": ("a file may not be longer than", "byte"),
+    "total_bytes": ("the organisation's files may not take up more than", "byte"),
+    "files": ("the organisation may not have more than", "file"),
+    "uploads": ("the organisation may not have more than", "open upload"),
 }
 
 
@@ -48,10 +49,10 @@ class FileDeleted(Exception):
 
 
 class TypeNotAllowed(Exception):
-    """Files of this media type may not be uploaded. Nothing was stored."""
+    """Files of this media type may not be uploaded, only those of the `allowed` ones. Nothing was stored."""
 
-    def __init__(self, content_type: str) -> None:
-        super().__init__(f"files of the type {content_type} may not be uploaded")
+    def __init__(self, content_type: str, allowed: Sequence[str]) -> None:
+        super().__init__(f"files of the type {content_type} may not be uploaded, only {', '.join(allowed)}")
         self.content_type = content_type
 
 
@@ -59,7 +60,8 @@ class LimitExceeded(Exception):
     """A limit of the organisation would be exceeded: `allowed` bytes, files or uploads. Nothing was stored."""
 
     def __init__(self, limit: Limit, allowed: int) -> None:
-        super().__init__(_EXCEEDED[limit].format(allowed))
+        text, unit = _EXCEEDED[limit]
+        super().__init__(f"{text} {allowed:,} {unit}{'' if allowed == 1 else 's'}")
         self.limit: Limit = limit
         self.allowed = allowed
 

@@ -10,12 +10,17 @@ from millrace_database.file_usage_repository import FileUsage
 from millrace_database.files_repository import FileRecord, FileState, ObjectPlace
 from millrace_database.ids import new_id
 from millrace_queue import Lease, confirm
+from millrace_storage.current_usage import CurrentUsage
 from millrace_storage.file_content import ContentRules, FileContent
 from millrace_storage.file_errors import LeaseLost, UploadGivenUp
+from millrace_storage.file_keys import file_key
 from millrace_storage.file_limits import caps_of, check_length, check_usage
 from millrace_storage.file_policy import FilePolicy
+from millrace_storage.object_store import WriteRemovedError
 from millrace_storage.object_stores import ObjectStores
 from millrace_storage.object_writing import ObjectWriting
+
+_NO_PROGRESS = "the upload made no progress for too long"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +43,18 @@ class FileSaving:
     """Saves files: what is written is an upload first, and a file once it is complete."""
 
     def __init__(
-        self, database: Database, stores: ObjectStores, policy: FilePolicy, writing: ObjectWriting
+        self,
+        database: Database,
+        stores: ObjectStores,
+        policy: FilePolicy,
+        writing: ObjectWriting,
+        usage: CurrentUsage,
     ) -> None:
         self._database = database
         self._stores = stores
         self._policy = policy
         self._writing = writing
+        self._usage = usage
 
     async def save(self, file: NewFile, chunks: AsyncIterator[bytes]) -> FileRecord:
         """Do as `FileStore.save` says."""
@@ -63,13 +74,16 @@ class FileSaving:
                 upload.place.object_key, content.checked(), expected_bytes=file.expected_size
             )
             return await self._finish(file, upload, content)
-        except BaseException:
-            await self._writing.take_back(upload, with_file=True)
+        except WriteRemovedError as error:
+            given_up = UploadGivenUp(_NO_PROGRESS)
+            await self._writing.take_back(upload, given_up, with_file=True)
+            raise given_up from error
+        except BaseException as error:
+            await self._writing.take_back(upload, error, with_file=True)
             raise
 
     async def _checked_usage(self, file: NewFile) -> FileUsage:
-        async with self._database.connection() as connection:
-            usage = await file_usage_repository.get_usage(connection, file.org_id, self._policy.limits)
+        usage = await self._usage.before(file.org_id)
         check_usage(usage, more_files=1, more_bytes=file.expected_size or 0)
         if file.by_caller:
             check_length(usage, file.expected_size or 0)
@@ -85,7 +99,7 @@ class FileSaving:
             name=file.name,
             content_type=file.content_type,
             place=ObjectPlace(
-                store.provider, store.bucket, object_key(self._stores.prefix, file.org_id, upload_id)
+                store.provider, store.bucket, file_key(self._stores.prefix, file.org_id, upload_id)
             ),
             created_by=file.created_by,
             size_bytes=file.expected_size,
@@ -103,19 +117,17 @@ class FileSaving:
             state=file.state,
             kept=self._policy.temporary,
         )
+        return await self._usage.with_room(file.org_id, lambda: self._commit(file, upload, finished))
+
+    async def _commit(self, file: NewFile, upload: NewUpload, finished: Finished) -> FileRecord:
         async with self._database.transaction() as connection:
             if file.lease is not None and not await confirm(connection, [file.lease]):
                 raise LeaseLost(f"job {file.lease.id} is no longer held by this worker")
             record = await file_uploads_repository.finish_upload(connection, upload, finished)
             if record is None:
-                raise UploadGivenUp("the upload made no progress for too long")
+                raise UploadGivenUp(_NO_PROGRESS)
             usage = await file_usage_repository.count_in(
-                connection, file.org_id, self._policy.limits, total_bytes=content.size, files=1
+                connection, file.org_id, self._policy.limits, total_bytes=finished.size_bytes, files=1
             )
             check_usage(usage)
         return record
-
-
-def object_key(prefix: str, org_id: str, id_: UUID) -> str:
-    """Return the key of a file's object; the last digits of the id are random: they spread the objects over 256 folders."""
-    return f"{prefix}org-{org_id}/{id_.hex[-2:]}/{id_.hex}"

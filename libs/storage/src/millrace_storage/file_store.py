@@ -1,6 +1,6 @@
 """Files: an object in a store, and a row that describes it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -8,9 +8,11 @@ from uuid import UUID
 
 from millrace_database import Database, file_usage_repository, files_repository
 from millrace_database.file_list_statement import FileFilters
-from millrace_database.file_usage_repository import FileUsage
+from millrace_database.file_usage_repository import FileUsage, LimitName
 from millrace_database.files_repository import FileRecord, FileState
 from millrace_queue import Lease
+from millrace_storage.content_types import normalised_type
+from millrace_storage.current_usage import CurrentUsage
 from millrace_storage.direct_uploads import DirectUploads, NewDirectUpload, Upload
 from millrace_storage.file_errors import ContentMissing, FileDeleted, FileMissing, RangeBeyondEnd
 from millrace_storage.file_limits import check_usage
@@ -20,7 +22,10 @@ from millrace_storage.object_store import ObjectMissingError, PresignedRequest
 from millrace_storage.object_stores import ObjectStores, open_object_stores
 from millrace_storage.object_writing import ObjectWriting
 from millrace_storage.storage_options import StorageOptions
+from millrace_storage.store_check import check_store
 from millrace_storage.upload_confirmation import UploadConfirmation
+
+_SHORTEST_URL_TIME = timedelta(seconds=1)
 
 
 class FileStoreOptions(StorageOptions, FileOptions, Protocol):
@@ -32,6 +37,17 @@ async def open_file_store(database: Database, options: FileStoreOptions) -> Asyn
     """Give the files in the object stores that the settings name, which are closed at the end."""
     async with open_object_stores(options) as stores:
         yield FileStore(database, stores, FilePolicy.of(options))
+
+
+@asynccontextmanager
+async def open_usable_file_store(database: Database, options: FileStoreOptions) -> AsyncIterator["FileStore"]:
+    """Do the same, and ask the store of new files before whether it can be used; one that does not say is logged.
+
+    Raises StoreUnusableError when it certainly cannot.
+    """
+    async with open_file_store(database, options) as files:
+        await check_store(files.stores.default)
+        yield files
 
 
 class FileStore:
@@ -50,7 +66,8 @@ class FileStore:
         self._database = database
         self._policy = policy or FilePolicy()
         self._writing = ObjectWriting(database, stores)
-        parts = (database, stores, self._policy, self._writing)
+        self._usage = CurrentUsage(database, self._policy)
+        parts = (database, stores, self._policy, self._writing, self._usage)
         self._saving = FileSaving(*parts)
         self._direct = DirectUploads(*parts)
         self._confirmation = UploadConfirmation(*parts)
@@ -75,7 +92,7 @@ class FileStore:
         Args:
             org_id: the organisation it belongs to.
             name: its name, for people; it plays no part in where the content is kept.
-            content_type: its media type, which it has unless its content is plainly something else.
+            content_type: its media type, which it has, in lower case, unless its content is plainly something else.
             created_by: who uploads it, or asked for the job that makes it.
             chunks: its content, in pieces of any size.
             job_id: the job that makes it.
@@ -96,7 +113,7 @@ class FileStore:
         file = NewFile(
             org_id=org_id,
             name=name,
-            content_type=content_type,
+            content_type=normalised_type(content_type),
             created_by=created_by,
             job_id=job_id,
             lease=lease,
@@ -174,30 +191,28 @@ class FileStore:
             LimitExceeded: a limit leaves no room for it.
 
         """
-        async with self._database.transaction() as connection:
-            file = await files_repository.undelete_file(connection, org_id, file_id, self._policy.temporary)
-            if file is not None:
-                usage = await file_usage_repository.count_in(
-                    connection, org_id, self._policy.limits, total_bytes=file.size_bytes, files=1
-                )
-                check_usage(usage)
-                return file
-            file = await files_repository.get_file(connection, org_id, file_id)
-        if file is None:
-            raise FileMissing(file_id)
-        return file
+        return await self._usage.with_room(org_id, lambda: self._undelete(org_id, file_id))
 
     async def download_url(
         self, org_id: str, file_id: UUID, expires_in: timedelta
     ) -> tuple[PresignedRequest, datetime]:
         """Return a request by which anyone who knows it reads a file, and until when it is taken, by this machine's clock.
 
-        Whoever has it can read the file until then even when it is deleted. Raises FileMissing and FileDeleted.
+        Whoever has it can read the file until then even when it is deleted, but not when its time is over. Raises
+        FileMissing and FileDeleted.
         """
         file = await self._readable(org_id, file_id)
-        expires_at = datetime.now(UTC) + expires_in
+        now = datetime.now(UTC)
+        expires_at = now + expires_in
+        if file.expires_at is not None:
+            # It is there by the clock of the database, which may be behind.
+            expires_at = min(expires_at, max(file.expires_at, now + _SHORTEST_URL_TIME))
         request = await self.stores.of(file.provider, file.bucket).presign_get(
-            file.object_key, file_name=file.name, content_type=file.content_type, expires_in=expires_in
+            file.object_key,
+            file_name=file.name,
+            content_type=file.content_type,
+            expires_in=expires_at - now,
+            size_bytes=file.size_bytes,
         )
         return request, expires_at
 
@@ -225,7 +240,7 @@ class FileStore:
         wanted = NewDirectUpload(
             org_id=org_id,
             name=name,
-            content_type=content_type,
+            content_type=normalised_type(content_type),
             size_bytes=size_bytes,
             sha256=sha256,
             created_by=created_by,
@@ -257,23 +272,27 @@ class FileStore:
         await self._direct.cancel(org_id, upload_id)
 
     async def usage(self, org_id: str) -> FileUsage:
-        """Return what the files of an organisation take up, and what they may."""
-        async with self._database.connection() as connection:
-            return await file_usage_repository.get_usage(connection, org_id, self._policy.limits)
+        """Return what the files of an organisation take up, and what they may. Expired ones are removed first."""
+        return await self._usage.shown(org_id)
 
-    async def set_limits(
-        self, org_id: str, max_total_bytes: int | None, max_files: int | None, max_file_bytes: int | None
-    ) -> FileUsage:
-        """Set the limits of an organisation; None: as the server says, 0: none. Files that exceed them stay."""
+    async def set_limits(self, org_id: str, changes: Mapping[LimitName, int | None]) -> FileUsage:
+        """Set limits of an organisation; None: as the server says, 0: none. The others stay, and so do files that exceed them."""
         async with self._database.connection() as connection:
-            return await file_usage_repository.set_limits(
-                connection,
-                org_id,
-                self._policy.limits,
-                max_total_bytes=max_total_bytes,
-                max_files=max_files,
-                max_file_bytes=max_file_bytes,
-            )
+            return await file_usage_repository.set_limits(connection, org_id, self._policy.limits, changes)
+
+    async def _undelete(self, org_id: str, file_id: UUID) -> FileRecord:
+        async with self._database.transaction() as connection:
+            file = await files_repository.undelete_file(connection, org_id, file_id, self._policy.temporary)
+            if file is not None:
+                usage = await file_usage_repository.count_in(
+                    connection, org_id, self._policy.limits, total_bytes=file.size_bytes, files=1
+                )
+                check_usage(usage)
+                return file
+            file = await files_repository.get_file(connection, org_id, file_id)
+        if file is None:
+            raise FileMissing(file_id)
+        return file
 
     async def _readable(self, org_id: str, file_id: UUID) -> FileRecord:
         file = await self.get(org_id, file_id)

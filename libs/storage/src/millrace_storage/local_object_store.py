@@ -8,6 +8,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -30,6 +31,7 @@ from millrace_storage.object_store import (
     StoreRefusedError,
     StoreUnavailableError,
     UnfinishedWrite,
+    WriteRemovedError,
     checked_key,
 )
 from millrace_storage.presigned_signature import PresignedGet, PresignedPut, RequestSigner, checked_type
@@ -44,7 +46,7 @@ _LISTED_AT_ONCE = 1000
 _DELETED_AT_ONCE = 100
 # What does not pass by waiting.
 _REFUSALS = frozenset({
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG,
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG,
 })  # fmt: skip
 
 
@@ -73,6 +75,10 @@ class LocalObjectStore(ObjectStore):
         """The folder that the objects are in. It is made by what is written first."""
         return self._tree.root
 
+    def where(self, key: str) -> str:
+        """Return the path of an object."""
+        return str(self.root.absolute() / key)
+
     async def put(
         self,
         key: str,
@@ -92,6 +98,10 @@ class LocalObjectStore(ObjectStore):
             await _whole_visit(self._discard, incoming)
             raise
         return await self._publish_whole(incoming, key)
+
+    async def create(self, key: str, content: bytes) -> bool:
+        """Store a short object unless there is one, as `ObjectStore.create` says."""
+        return await _whole_visit(self._create, checked_key(key), content)
 
     async def get(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """Return the bytes of an object, as `ObjectStore.get` says."""
@@ -159,7 +169,13 @@ class LocalObjectStore(ObjectStore):
         return PresignedRequest("PUT", await self._signed_url(request), headers)
 
     async def presign_get(
-        self, key: str, *, file_name: str, content_type: str, expires_in: timedelta
+        self,
+        key: str,
+        *,
+        file_name: str,
+        content_type: str,
+        expires_in: timedelta,
+        size_bytes: int | None = None,
     ) -> PresignedRequest:
         """Return a request that reads an object, as `ObjectStore.presign_get` says; a `PresignedServer` answers it.
 
@@ -168,7 +184,9 @@ class LocalObjectStore(ObjectStore):
             ValueError: the media type cannot be asked for.
 
         """
-        request = PresignedGet(checked_key(key), _moment(expires_in), checked_type(content_type), file_name)
+        request = PresignedGet(
+            checked_key(key), _moment(expires_in), checked_type(content_type), file_name, size_bytes
+        )
         return PresignedRequest("GET", await self._signed_url(request))
 
     async def signer(self) -> RequestSigner:
@@ -201,20 +219,31 @@ class LocalObjectStore(ObjectStore):
                 await _whole_visit(self._delete, key)
             raise
 
+    def _create(self, key: str, content: bytes) -> bool:
+        incoming = new_incoming_path(key)
+        try:
+            self._tree.create(incoming)
+            self._tree.append(incoming, content)
+            self._tree.sync(incoming)
+            return self._tree.link(incoming, key.split("/"))
+        finally:
+            self._discard(incoming)
+
     def _begin(self, incoming: Sequence[str]) -> None:
         self._tree.create(incoming)
 
     def _append(self, incoming: Sequence[str], block: bytes) -> None:
-        self._tree.append(incoming, block)
+        with _told_when_removed():
+            self._tree.append(incoming, block)
 
     def _sync(self, incoming: Sequence[str]) -> None:
-        self._tree.sync(incoming)
+        with _told_when_removed():
+            self._tree.sync(incoming)
 
     def _publish(self, incoming: Sequence[str], key: str) -> StoredObject:
         try:
-            return stored_object(key, self._tree.rename(incoming, key.split("/")))
-        except ObjectMissingError:
-            raise StoreUnavailableError("what was being written was removed meanwhile") from None
+            with _told_when_removed():
+                return stored_object(key, self._tree.rename(incoming, key.split("/")))
         except BaseException:
             self._discard(incoming)
             raise
@@ -281,6 +310,14 @@ def _is_unchanged(before: os.stat_result, now: os.stat_result) -> bool:
         now.st_size,
         now.st_mtime_ns,
     )
+
+
+@contextmanager
+def _told_when_removed() -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, ObjectMissingError):
+        raise WriteRemovedError("what was being written was removed meanwhile") from None
 
 
 def _told(error: OSError) -> StoreRefusedError | StoreUnavailableError:

@@ -75,6 +75,18 @@ class LocalTree:
         self._remove_empty(source[:-1])
         return found
 
+    def link(self, source: Sequence[str], target: Sequence[str]) -> bool:
+        """Give a file another path too, durably. False: there is something."""
+        with self.folder(source[:-1]) as leaving, self.folder(target[:-1], create=True) as entering:
+            try:
+                os.link(
+                    source[-1], target[-1], src_dir_fd=leaving, dst_dir_fd=entering, follow_symlinks=False
+                )
+            except FileExistsError:
+                return False
+            os.fsync(entering)
+        return True
+
     def remove(self, path: Sequence[str], *, durably: bool = True) -> None:
         """Remove a file, if it is there, and the folders that are empty then."""
         with (
@@ -137,7 +149,7 @@ class LocalTree:
             for name in path:
                 if create:
                     _make_folder(name, folder)
-                inner = os.open(name, _OPEN_FOLDER, dir_fd=folder)
+                inner = _open_folder(name, folder)
                 os.close(folder)
                 folder = inner
             yield folder
@@ -171,6 +183,16 @@ class LocalTree:
             yield file
         finally:
             os.close(file)
+
+
+def _open_folder(name: str, parent: int) -> int:
+    try:
+        return os.open(name, _OPEN_FOLDER, dir_fd=parent)
+    except NotADirectoryError as error:
+        # Of a link it is said too that it is no folder, but what lies behind it is not gone.
+        if stat.S_ISLNK(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
+        raise
 
 
 def _make_folder(name: str, parent: int) -> None:

@@ -10,12 +10,11 @@ from millrace_database import Database
 from millrace_database import storage_cleanup_repository as repository
 from millrace_database.storage_cleanup_repository import Removal
 from millrace_storage.cleanup_report import Amount, CleanupReport
-from millrace_storage.file_errors import StoreNotConfigured
-from millrace_storage.object_store import ObjectStore, StoreRefusedError, StoreUnavailableError
+from millrace_storage.file_keys import prefix_of
+from millrace_storage.object_store import ObjectStore
 from millrace_storage.object_stores import ObjectStores
-
-STORE_ERRORS = (StoreUnavailableError, StoreRefusedError, StoreNotConfigured)
-"""What may be the matter with a whole store."""
+from millrace_storage.store_owner import Owner, Place, StoreOwners
+from millrace_storage.store_problems import STORE_ERRORS, describe_problem, store_name
 
 # Requests on their way.
 _AT_A_TIME = 16
@@ -31,36 +30,35 @@ class ObjectRemoval:
         database: Database,
         stores: ObjectStores,
         report: CleanupReport,
+        owners: StoreOwners,
         *,
-        away: Collection[tuple[str, str]],
+        away: Collection[Place],
         batch: int,
         first_pause: timedelta,
         longest_pause: timedelta,
     ) -> None:
-        """Take where to say what was done, which stores are left alone, and for how long an object that could not be removed is."""
+        """Take where to say what was done, which places are left alone, and for how long an object that could not be removed is."""
         self._database = database
         self._stores = stores
         self._report = report
+        self._owners = owners
         self._batch = batch
         self._first_pause = first_pause
         self._longest_pause = longest_pause
         self._away = set(away)
 
-    async def run(self) -> Collection[tuple[str, str]]:
-        """Try each object that is due now once; those of a store that is away are left for later.
+    async def run(self) -> Collection[Place]:
+        """Try each object that is due now once; those that are another database's, or in a store that is away, are left for later.
 
-        Returns the providers and buckets of the stores that are left alone, and of those that did not do what they were asked.
+        Returns the places that are left alone, and those whose stores did not do what they were asked.
         """
         async with self._database.connection() as connection:
             until: datetime = await connection.fetchval("SELECT now()")
         after = None
         while removals := await self._take(after, until):
-            for (provider, bucket), of_store in _by_store(removals).items():
-                try:
-                    await self._remove(self._stores.of(provider, bucket), of_store)
-                except STORE_ERRORS as error:
-                    self._away.add((provider, bucket))
-                    self._report.problems.append(describe_problem(provider, bucket, error))
+            for place, of_place in _by_place(removals).items():
+                if not await self._remove(place, of_place):
+                    self._away.add(place)
             if len(removals) < self._batch:
                 break
             after = max(removal.due_at for removal in removals)
@@ -72,13 +70,24 @@ class ObjectRemoval:
                 connection,
                 after,
                 until,
-                away=self._away,
+                away=[(place.provider, place.bucket, place.prefix) for place in self._away],
                 limit=self._batch,
                 first_pause=self._first_pause,
                 longest_pause=self._longest_pause,
             )
 
-    async def _remove(self, store: ObjectStore, removals: Sequence[Removal]) -> None:
+    async def _remove(self, place: Place, removals: Sequence[Removal]) -> bool:
+        try:
+            store = self._stores.of(place.provider, place.bucket)
+            if await self._owners.of(store, place.prefix) in (Owner.OTHER, Owner.UNKNOWN):
+                return False
+            await self._remove_from(store, removals)
+        except STORE_ERRORS as error:
+            self._report.problems.append(describe_problem(place.provider, place.bucket, error))
+            return False
+        return True
+
+    async def _remove_from(self, store: ObjectStore, removals: Sequence[Removal]) -> None:
         await _undo_writes_of(store, [removal.object_key for removal in removals if not removal.size_bytes])
         failed = await store.delete_many([removal.object_key for removal in removals])
         done = [removal for removal in removals if removal.object_key not in failed]
@@ -107,19 +116,6 @@ async def _undo_writes(store: ObjectStore, key: str) -> None:
             await store.abort_unfinished(write)
 
 
-def describe_problem(provider: str, bucket: str, error: Exception) -> str:
-    """Return a sentence, without its full stop, about a store that did not do what it was asked."""
-    if isinstance(error, StoreNotConfigured):
-        return str(error)
-    did = "refused the request" if isinstance(error, StoreRefusedError) else "is away"
-    return f"the object store {store_name(provider, bucket)} {did}: {error}"
-
-
-def store_name(provider: str, bucket: str) -> str:
-    """Return how a store is named to people."""
-    return f"{provider} ({bucket})" if bucket else provider
-
-
 def tell_failed(store: ObjectStore, failed: Mapping[str, str]) -> None:
     """Say in the log that objects could not be removed, and of one of them why."""
     key, reason = next(iter(failed.items()))
@@ -134,11 +130,12 @@ def tell_failed(store: ObjectStore, failed: Mapping[str, str]) -> None:
     )
 
 
-def _by_store(removals: Sequence[Removal]) -> Mapping[tuple[str, str], Sequence[Removal]]:
-    by_store = defaultdict(list)
+def _by_place(removals: Sequence[Removal]) -> Mapping[Place, Sequence[Removal]]:
+    by_place = defaultdict(list)
     for removal in removals:
-        by_store[removal.provider, removal.bucket].append(removal)
-    return by_store
+        place = Place(removal.provider, removal.bucket, prefix_of(removal.object_key) or "")
+        by_place[place].append(removal)
+    return by_place
 
 
 def _amount(removals: Sequence[Removal]) -> Amount:

@@ -26,8 +26,16 @@ class StoreUnavailableError(Exception):
     """The store did not answer, or answered with an error that may pass, as often as it was tried; the text says what."""
 
 
+class WriteRemovedError(StoreUnavailableError):
+    """What a writer had begun was removed meanwhile by others, who took it for given up."""
+
+
 class StoreRefusedError(Exception):
     """The store refused the request: its credentials, its bucket or its rights are wrong. The text names no secret."""
+
+
+class StoreUnusableError(StoreRefusedError):
+    """Nothing can be done with the store as things are set up. The text says which setting to mend, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,9 @@ class ObjectStore(ABC):
     max_presigned_bytes: int
     """The longest object that one presigned request can put."""
 
+    async def check(self) -> None:  # noqa: B027 - a store may be made by what is written first
+        """Ask whether the store can be used. Raises StoreUnusableError when it certainly cannot."""
+
     @abstractmethod
     async def put(
         self, key: str, chunks: AsyncIterator[bytes], *, expected_bytes: int | None = None
@@ -85,6 +96,13 @@ class ObjectStore(ABC):
 
         It exists, whole and durable, once this returns. When this fails, as when `chunks` raises, or is cancelled,
         nothing of it stays. Chunks may have any size. `expected_bytes` is a hint of how many there will be.
+        """
+
+    @abstractmethod
+    async def create(self, key: str, content: bytes) -> bool:
+        """Store a short object, unless there is one with its key: of several at once one succeeds. False: there is one.
+
+        A server of S3 that knows no conditions replaces it.
         """
 
     @abstractmethod
@@ -146,9 +164,22 @@ class ObjectStore(ABC):
 
     @abstractmethod
     async def presign_get(
-        self, key: str, *, file_name: str, content_type: str, expires_in: timedelta
+        self,
+        key: str,
+        *,
+        file_name: str,
+        content_type: str,
+        expires_in: timedelta,
+        size_bytes: int | None = None,
     ) -> PresignedRequest:
-        """Return a request that reads an object, in parts too, answered as a download with this name and media type."""
+        """Return a request that reads an object, in parts too, answered as a download with this name and media type.
+
+        `size_bytes` is how long it is known to be: where others can make it shorter, it is refused then.
+        """
+
+    def where(self, key: str) -> str:
+        """Return where people find an object."""
+        return f"{key} in the bucket {self.bucket}"
 
     async def close(self) -> None:  # noqa: B027 - a store may have nothing to close
         """Close what is open. Nothing else is called afterwards."""

@@ -28,6 +28,7 @@ class ObjectStores:
         self._s3 = s3
         self._buckets: dict[str, ObjectStore] = {}
         self._own_bucket = options.s3_bucket
+        self._s3_prefix = options.s3_prefix
         if options.storage_provider == LocalObjectStore.provider:
             self.default, self.prefix = local, ""
         elif options.storage_provider == _S3 and options.s3_bucket is not None:
@@ -57,6 +58,10 @@ class ObjectStores:
             stores.append(self._bucket(self._own_bucket))
         return stores
 
+    def prefix_in(self, store: ObjectStore) -> str:
+        """Return what the keys of new objects in a store begin with, or would while new ones went there."""
+        return "" if store is self._local else self._s3_prefix
+
     def _bucket(self, name: str) -> ObjectStore:
         if self._s3 is None:
             raise StoreNotConfigured(_S3, name)
@@ -76,6 +81,7 @@ async def open_object_stores(options: StorageOptions) -> AsyncIterator[ObjectSto
 
     Raises:
         StoreNotConfigured: new objects would go to S3, and no bucket is named, or to a provider that does not exist.
+        StoreUnusableError: there can be no such S3 server as is named.
 
     """
     async with AsyncExitStack() as stack:

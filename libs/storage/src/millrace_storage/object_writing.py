@@ -8,9 +8,10 @@ from datetime import timedelta
 from millrace_database import Database, file_uploads_repository, files_repository, is_unavailable
 from millrace_database.file_uploads_repository import NewUpload
 from millrace_database.files_repository import ObjectPlace
-from millrace_storage.file_errors import StoreNotConfigured, UploadGivenUp
-from millrace_storage.object_store import StoreRefusedError, StoreUnavailableError
+from millrace_storage.file_errors import UploadGivenUp
+from millrace_storage.object_store import StoreUnavailableError
 from millrace_storage.object_stores import ObjectStores
+from millrace_storage.store_problems import STORE_ERRORS
 
 WRITING_TIME = timedelta(minutes=15)
 """An upload on which nothing is written for so long is given up."""
@@ -36,6 +37,7 @@ class ObjectWriting:
     async def take_back(
         self,
         upload: NewUpload,
+        error: BaseException,
         *,
         with_file: bool = False,
         first: Callable[[], Awaitable[None]] | None = None,
@@ -43,20 +45,29 @@ class ObjectWriting:
         """Remove an object that is to be no file, after an error: the caller raises that, whatever happens here.
 
         The file may be there after all, when the answer of the database was lost; it goes too `with_file`. `first` may save
-        the content before it is removed. What cannot be removed now is left to the clean-up of the storage.
+        the content before it is removed; if the store does not do it, see `set_aside`. What cannot be removed now is left to
+        the clean-up of the storage; a store that was away a moment ago is asked only for what `first` saves.
         """
         try:
-            if await self._disown(upload, with_file=with_file):
-                if first is not None:
-                    await first()
+            if not await self._disown(upload, with_file=with_file):
+                return
+            if first is not None and not await _is_done(first):
+                await self.set_aside(upload)
+            elif first is not None or not isinstance(error, StoreUnavailableError):
                 await self.remove(upload.place)
-        except Exception as error:
-            if not is_unavailable(error):
+        except Exception as problem:
+            if not is_unavailable(problem):
                 raise
             _logger.warning(
                 "an object may be without a file; it is left to the clean-up",
-                extra={"object_key": upload.place.object_key, "error": str(error)},
+                extra={"object_key": upload.place.object_key, "error": str(problem)},
             )
+
+    async def set_aside(self, upload: NewUpload) -> None:
+        """Make an object that is to be removed an upload that has expired, for whoever comes next to go on with."""
+        async with self._database.transaction() as connection:
+            if await file_uploads_repository.add_upload(connection, upload, timedelta(0)) is not None:
+                await files_repository.drop_removal(connection, upload.place)
 
     async def _disown(self, upload: NewUpload, *, with_file: bool) -> bool:
         """See to it that an object is known as one to be removed. False: it is the content of a file, or has been removed."""
@@ -82,7 +93,7 @@ class ObjectWriting:
         """Delete an object. False: the store did not do it, and it is left to the clean-up."""
         try:
             await self._stores.of(place.provider, place.bucket).delete(place.object_key)
-        except (StoreUnavailableError, StoreRefusedError, StoreNotConfigured) as error:
+        except STORE_ERRORS as error:
             _logger.warning(
                 "an object could not be removed; it is left to the clean-up",
                 extra={"object_key": place.object_key, "error": str(error)},
@@ -93,6 +104,15 @@ class ObjectWriting:
     def keep_alive(self, upload: NewUpload) -> "KeepAlive":
         """Return what is to be called now and then while the object is written."""
         return KeepAlive(self._database, upload)
+
+
+async def _is_done(step: Callable[[], Awaitable[None]]) -> bool:
+    """Return whether the store did it."""
+    try:
+        await step()
+    except STORE_ERRORS:
+        return False
+    return True
 
 
 class KeepAlive:

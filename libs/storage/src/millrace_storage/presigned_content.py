@@ -111,6 +111,9 @@ class PresignedContent:
         found = await self._store.head(allowed.key)
         if found is None:
             raise ObjectMissingError(allowed.key)
+        if allowed.size_bytes not in (None, found.size_bytes):
+            _logger.error("an object is not as long as it was: %s", _without_signature(request))
+            raise _Refused(HTTPStatus.NOT_FOUND, "the content is damaged")
         part = _asked_part(request, found)
         status = HTTPStatus.OK if part is None else HTTPStatus.PARTIAL_CONTENT
         response = web.StreamResponse(status=status, headers=_headers(allowed))

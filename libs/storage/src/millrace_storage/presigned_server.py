@@ -13,6 +13,7 @@ from millrace_storage.presigned_content import PresignedContent
 
 _logger = logging.getLogger(__name__)
 
+_MAX_REQUESTS = 10_000
 _STALLED_AFTER_SECONDS = 60.0
 _IDLE_SECONDS = 60.0
 _LINGERING_SECONDS = 5.0
@@ -42,17 +43,20 @@ class PresignedServer:
         *,
         advertised_host: str | None = None,
         grace_seconds: float = 8.0,
+        max_requests: int = _MAX_REQUESTS,
         stalled_after: float = _STALLED_AFTER_SECONDS,
     ) -> None:
         """Take where to listen (port 0: any free one) and under which name clients find that, `host` by default.
 
-        A client that does not send or take 64 KiB in `stalled_after` seconds is given up.
+        A client that does not send or take 64 KiB in `stalled_after` seconds is given up. So many requests are answered at
+        a time, each in some 300 KiB of memory; further ones get 503.
         """
         self._store = store
         self._host = host
         self._port = port
         self._advertised_host = advertised_host or host
         self._grace_seconds = grace_seconds
+        self._max_requests = max_requests
         self._stalled_after = stalled_after
         self._at_work: set[asyncio.Task[object]] = set()
         self._stopping = False
@@ -111,8 +115,10 @@ class PresignedServer:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         task = asyncio.current_task()
-        if task is None or self._stopping:
-            response: web.StreamResponse = web.Response(status=503)
+        if task is None or self._stopping or len(self._at_work) >= self._max_requests:
+            response: web.StreamResponse = web.Response(status=503, headers={"Retry-After": "1"})
+            # Nobody reads what else comes.
+            response.force_close()
         else:
             self._at_work.add(task)
             task.add_done_callback(self._at_work.discard)

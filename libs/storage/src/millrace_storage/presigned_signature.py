@@ -37,18 +37,23 @@ class PresignedPut:
 
 @dataclass(frozen=True, slots=True)
 class PresignedGet:
-    """Leave to read an object under this name and media type, up to a moment in seconds since 1970."""
+    """Leave to read an object under this name and media type, up to a moment in seconds since 1970.
+
+    `size_bytes` is how long it has to be; None: any length, as in URLs of earlier releases.
+    """
 
     key: str
     expires: int
     content_type: str
     file_name: str
+    size_bytes: int | None = None
 
     METHOD: ClassVar[str] = "GET"
 
     def parameters(self) -> dict[str, str]:
         """Return what stands in the URL beside the key."""
-        return {"expires": str(self.expires), "name": self.file_name, "type": self.content_type}
+        size = {} if self.size_bytes is None else {"size": str(self.size_bytes)}
+        return {"expires": str(self.expires), "name": self.file_name, "type": self.content_type, **size}
 
 
 class RequestSigner:
@@ -71,7 +76,14 @@ class RequestSigner:
     def signed_get(self, key: str, query: str) -> PresignedGet:
         """Return what a URL allows, over or not. Raises SignatureRefused."""
         parameters = self._signed(PresignedGet.METHOD, key, query)
-        return PresignedGet(key, int(parameters["expires"]), parameters["type"], parameters["name"])
+        size = parameters.get("size")
+        return PresignedGet(
+            key,
+            int(parameters["expires"]),
+            parameters["type"],
+            parameters["name"],
+            None if size is None else int(size),
+        )
 
     def _signed(self, method: str, key: str, query: str) -> Mapping[str, str]:
         try:
@@ -101,7 +113,8 @@ class RequestSigner:
 
 
 def checked_type(content_type: str) -> str:
-    """Return a media type that can stand in a header. Raises ValueError for any other text."""
+    """Return a media type as a header has it, without spaces at its end. Raises ValueError for what no header can hold."""
+    content_type = content_type.rstrip(" ")
     if not _PRINTABLE.fullmatch(content_type):
         raise ValueError("a media type is printable ASCII")
     return content_type

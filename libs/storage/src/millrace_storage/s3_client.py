@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import aioboto3
 from aiobotocore.config import AioConfig
-from botocore.exceptions import BotoCoreError
+from aiobotocore.session import AioSession
+from botocore.exceptions import BotoCoreError, ConfigParseError, ProfileNotFound
 
-from millrace_storage.object_store import StoreRefusedError
+from millrace_storage.object_store import StoreUnusableError
+from millrace_storage.s3_models import CompactModelLoader
 from millrace_storage.storage_options import StorageOptions
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ class S3Configuration:
     read_seconds: float = 60.0
     """How long the server may be silent."""
 
-    attempts: int = 5
+    attempts: int = 3
     """How often a request is made before it has failed."""
 
     @classmethod
@@ -76,14 +78,14 @@ class S3Clients:
 async def open_s3_clients(configuration: S3Configuration) -> AsyncIterator[S3Clients]:
     """Open clients of a server; nothing is sent to it.
 
-    Raises StoreRefusedError when there can be no such server.
+    Raises StoreUnusableError when there can be no such server.
     """
-    session = aioboto3.Session()
-    region = configuration.region or session.region_name or _DEFAULT_REGION
     config = _config(configuration)
     public_endpoint = configuration.public_endpoint or configuration.endpoint
     async with AsyncExitStack() as clients:
         try:
+            session = _session()
+            region = configuration.region or session.region_name or _DEFAULT_REGION
             own = await clients.enter_async_context(
                 session.client("s3", region_name=region, endpoint_url=configuration.endpoint, config=config)
             )
@@ -92,11 +94,26 @@ async def open_s3_clients(configuration: S3Configuration) -> AsyncIterator[S3Cli
                 public = await clients.enter_async_context(
                     session.client("s3", region_name=region, endpoint_url=public_endpoint, config=config)
                 )
-        except (ValueError, BotoCoreError) as error:
-            # An endpoint that is no URL, a damaged file of AWS's settings.
-            raise StoreRefusedError(f"there can be no such object store: {type(error).__name__}") from None
+        except ValueError:
+            # It may hold a password.
+            raise StoreUnusableError(
+                "MILLRACE_S3_ENDPOINT, MILLRACE_S3_PUBLIC_ENDPOINT: there can be no such server"
+            ) from None
+        except BotoCoreError as error:
+            raise StoreUnusableError(f"AWS's own settings cannot be used: {_described(error)}") from None
         own.meta.events.register("before-sign.s3.DeleteObjects", _send_md5)
         yield S3Clients(own, public, configuration.attempts)
+
+
+def _described(error: BotoCoreError) -> str:
+    # These name a file or a profile, and nothing that stands in it.
+    return str(error) if isinstance(error, ConfigParseError | ProfileNotFound) else type(error).__name__
+
+
+def _session() -> aioboto3.Session:
+    session = AioSession()
+    session.get_component("data_loader").file_loader = CompactModelLoader()
+    return aioboto3.Session(botocore_session=session)
 
 
 def _config(configuration: S3Configuration) -> AioConfig:

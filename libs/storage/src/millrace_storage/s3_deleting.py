@@ -80,17 +80,28 @@ class S3Deleter:
     async def _delete_each(self, keys: Sequence[str]) -> dict[str, str]:
         failures: dict[str, str] = {}
         waiting = iter(keys)
+        unanswered: list[StoreUnavailableError] = []
 
         async def delete_some() -> None:
             for key in waiting:
                 try:
                     await self.delete(key)
-                except (StoreUnavailableError, StoreRefusedError) as error:
+                except StoreUnavailableError as error:
                     failures[key] = str(error)
+                    unanswered.append(error)
+                except StoreRefusedError as error:
+                    failures[key] = str(error)
+                else:
+                    unanswered.clear()
+                if len(unanswered) >= _AT_A_TIME:
+                    return
 
         async with asyncio.TaskGroup() as group:
             for _ in range(_AT_A_TIME):
                 group.create_task(delete_some())
+        if len(unanswered) >= _AT_A_TIME:
+            # It takes long to find that out of each: the server is away.
+            raise unanswered[0]
         return failures
 
 

@@ -12,7 +12,10 @@ from millrace_storage.object_store import (
     UnfinishedWrite,
     checked_key,
 )
+from millrace_storage.s3_answers import distrust_answers
+from millrace_storage.s3_checking import check_bucket
 from millrace_storage.s3_client import S3Clients
+from millrace_storage.s3_creating import create_object
 from millrace_storage.s3_deleting import S3Deleter
 from millrace_storage.s3_errors import s3_errors
 from millrace_storage.s3_pages import is_key, may_begin_keys, pages
@@ -31,6 +34,7 @@ class S3ObjectStore(ObjectStore):
 
     def __init__(self, clients: S3Clients, bucket: str) -> None:
         """Take clients that stay open as long as the store is used; nothing is sent before its first use."""
+        distrust_answers(clients.own)
         self.bucket = bucket
         self._client = clients.own
         self._public_client = clients.public
@@ -38,16 +42,24 @@ class S3ObjectStore(ObjectStore):
         self._writer = S3Writer(clients.own, bucket)
         self._deleter = S3Deleter(clients.own, bucket)
 
+    async def check(self) -> None:
+        """Ask for the bucket, as `ObjectStore.check` says. Whoever may only use it may be refused that."""
+        await check_bucket(self._client, self.bucket)
+
     async def put(
         self, key: str, chunks: AsyncIterator[bytes], *, expected_bytes: int | None = None
     ) -> StoredObject:
         """Store an object, as `ObjectStore.put` says.
 
         When it is cancelled, requests that are on their way are waited for, for 15 seconds. What is written is held in
-        parts of 5 MiB, two of them on their way and one being filled; `expected_bytes` above 48 GiB makes the parts
+        parts of 5 MiB, one of them on its way and one being filled; `expected_bytes` above 48 GiB makes the parts
         longer, which longer objects need.
         """
         return await self._writer.put(checked_key(key), chunks, expected_bytes)
+
+    async def create(self, key: str, content: bytes) -> bool:
+        """Store a short object unless there is one, as `ObjectStore.create` says."""
+        return await create_object(self._client, self.bucket, checked_key(key), content)
 
     async def get(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """Return the bytes of an object, as `ObjectStore.get` says; one that is replaced meanwhile is missing."""
@@ -132,7 +144,13 @@ class S3ObjectStore(ObjectStore):
         return PresignedRequest("PUT", url, {"Content-Length": str(size_bytes), "Content-Type": content_type})
 
     async def presign_get(
-        self, key: str, *, file_name: str, content_type: str, expires_in: timedelta
+        self,
+        key: str,
+        *,
+        file_name: str,
+        content_type: str,
+        expires_in: timedelta,
+        size_bytes: int | None = None,  # noqa: ARG002 - an object is whole here or not there
     ) -> PresignedRequest:
         """Return a request that downloads an object with this name and media type. At most seven days."""
         with s3_errors():

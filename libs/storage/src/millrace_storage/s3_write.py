@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from io import BytesIO
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from types_aiobotocore_s3.type_defs import CompletedPartTypeDef, ResponseMetadataTypeDef
 
 _TAKING_BACK_SECONDS = 30.0
+# From a server that did not do what it was asked a moment ago.
+_AWAY_SECONDS = 5.0
 # Metadata of an object that tell which write it comes from.
 _WRITE = "millrace-write"
 _logger = logging.getLogger(__name__)
@@ -41,13 +45,14 @@ class S3Write:
         self._parts: dict[int, CompletedPartTypeDef] = {}
         self._size_bytes = 0
         self._may_exist = False
+        self._is_away = False
 
     async def whole(self, content: BytesIO) -> StoredObject:
         """Write a short object."""
         md5 = await md5_of(content)
         self._size_bytes = size_of(content)
         self._may_exist = True
-        with s3_errors():
+        with self._asking():
             answer = await self._client.put_object(
                 Bucket=self._bucket,
                 Key=self._key,
@@ -59,7 +64,7 @@ class S3Write:
 
     async def begin(self) -> None:
         """Begin a long object."""
-        with s3_errors():
+        with self._asking():
             answer = await self._client.create_multipart_upload(
                 Bucket=self._bucket, Key=self._key, Metadata={_WRITE: self._token}
             )
@@ -68,7 +73,7 @@ class S3Write:
     async def part(self, number: int, content: BytesIO) -> None:
         """Upload a part."""
         md5 = await md5_of(content)
-        with s3_errors():
+        with self._asking():
             answer = await self._client.upload_part(
                 Bucket=self._bucket,
                 Key=self._key,
@@ -84,7 +89,7 @@ class S3Write:
         """Make the object of the parts."""
         self._may_exist = True
         try:
-            with s3_errors():
+            with self._asking():
                 answer = await self._client.complete_multipart_upload(
                     Bucket=self._bucket,
                     Key=self._key,
@@ -105,7 +110,7 @@ class S3Write:
         Raises nothing: what cannot be removed is logged, and found by `list_unfinished` or `list`.
         """
         try:
-            async with asyncio.timeout(_TAKING_BACK_SECONDS):
+            async with asyncio.timeout(_AWAY_SECONDS if self._is_away else _TAKING_BACK_SECONDS):
                 if self._upload_id:
                     await abort_upload(self._client, self._bucket, self._key, self._upload_id)
                 if self._may_exist and await self._written_at() is not None:
@@ -113,6 +118,15 @@ class S3Write:
                         await self._client.delete_object(Bucket=self._bucket, Key=self._key)
         except (StoreUnavailableError, StoreRefusedError, TimeoutError) as error:
             _logger.warning("what was written of object %s may not be removed: %s", self._key, error)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            with s3_errors():
+                yield
+        except StoreUnavailableError:
+            self._is_away = True
+            raise
 
     async def _written_at(self) -> datetime | None:
         """Return when this write's object came to be, or None when it is not there."""

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from millrace_storage.object_store import StoredObject, StoreRefusedError
+from millrace_storage.object_store import StoredObject, StoreRefusedError, StoreUnavailableError
 from millrace_storage.s3_parts import MAX_PARTS, MEBIBYTE, cut, part_bytes, size_of
 from millrace_storage.s3_write import S3Write
 from millrace_storage.uninterrupted import to_the_end
@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
 
 MAX_WRITES = 32
-"""So many objects of a store are written at a time; more wait. Each fills one part."""
+"""So many objects of a store are written at a time; more wait for a minute. Each fills one part."""
 
 MAX_UPLOADS = 16
 """So many parts are on their way at a time. With 5 MiB each, writing takes (32 + 16) * 5 MiB = 240 MiB at most."""
 
-_UPLOADS_PER_WRITE = 2
+# One more would not make an upload faster that comes in more slowly than the server takes it, and costs 5 MiB each.
+_UPLOADS_PER_WRITE = 1
+
+# Who waits for longer is given up by others, as one that makes no progress.
+_WAITING_SECONDS = 60.0
 
 
 class S3Writer:
@@ -36,7 +40,7 @@ class S3Writer:
         """Store an object, as `ObjectStore.put` says."""
         length = part_bytes(expected_bytes)
         write = S3Write(self._client, self._bucket, key)
-        async with self._writes, aclosing(cut(chunks, length, write.buffers)) as parts:
+        async with self._place(), aclosing(cut(chunks, length, write.buffers)) as parts:
             first = await anext(parts)
             try:
                 if size_of(first) < length:
@@ -47,6 +51,18 @@ class S3Writer:
             except BaseException:
                 await to_the_end(write.take_back())
                 raise
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(_WAITING_SECONDS):
+                await self._writes.acquire()
+        except TimeoutError:
+            raise StoreUnavailableError(f"{MAX_WRITES} objects are being written already") from None
+        try:
+            yield
+        finally:
+            self._writes.release()
 
     async def _upload(self, write: S3Write, first: BytesIO, others: AsyncIterator[BytesIO]) -> None:
         free = asyncio.Semaphore(_UPLOADS_PER_WRITE)

@@ -10,10 +10,11 @@ from millrace_database import storage_cleanup_repository as repository
 from millrace_database.database_identity import read_database_identity
 from millrace_database.storage_cleanup_repository import NO_ID
 from millrace_storage.cleanup_report import Amount, CleanupReport
-from millrace_storage.object_removal import STORE_ERRORS, ObjectRemoval, describe_problem, store_name
+from millrace_storage.object_removal import ObjectRemoval
 from millrace_storage.object_store import ObjectStore
 from millrace_storage.object_stores import ObjectStores
-from millrace_storage.store_owner import why_not_owned
+from millrace_storage.store_owner import Owner, Place, StoreOwners
+from millrace_storage.store_problems import STORE_ERRORS, describe_problem, store_name
 from millrace_storage.store_sweep import StoreSweep
 
 _BATCH = 1_000
@@ -68,7 +69,8 @@ class _StorageCleanup:
     async def run(self) -> None:
         async with self._database.connection() as connection:
             identity = await read_database_identity(connection)
-        away: Collection[tuple[str, str]] = await self._stores_of_others(identity)
+        owners = StoreOwners(identity, self._report)
+        away: Collection[Place] = await self._places_of_others(owners)
         # Each step finds what the ones before it have left to it.
         await self._expire_files_of_gone_jobs()
         if self._report.dry_run:
@@ -80,31 +82,30 @@ class _StorageCleanup:
                 self._database,
                 self._stores,
                 self._report,
+                owners,
                 away=away,
                 batch=_BATCH,
                 first_pause=self._times.first_pause,
                 longest_pause=self._times.longest_pause,
             ).run()
-        await self._sweep_stores(identity, away)
+        if identity is None:
+            self._say_that_stores_are_not_searched()
+        else:
+            await self._sweep_stores(owners, away)
 
-    async def _stores_of_others(self, identity: str | None) -> set[tuple[str, str]]:
-        """Return the stores that objects are not to be removed from: those of another database, and those that do not say whose they are."""
+    async def _places_of_others(self, owners: StoreOwners) -> set[Place]:
+        """Return the places that objects are not to be removed from: those of another database, and those that do not say whose they are."""
         others = set()
         for store in self._stores.all():
-            prefix = self._prefix(store)
-            if prefix is None or identity is None:
-                continue
-            try:
-                reason = await why_not_owned(store, prefix, identity, claim=not self._report.dry_run)
-            except STORE_ERRORS as error:
-                self._report.problems.append(describe_problem(store.provider, store.bucket, error))
-            else:
-                if reason is None:
-                    continue
-                name = store_name(store.provider, store.bucket)
-                self._report.left_alone.append(f"objects stay in the object store {name}: {reason}")
-            others.add((store.provider, store.bucket))
+            prefix = self._stores.prefix_in(store)
+            claim = self._is_for_this(store) and not self._report.dry_run
+            if await owners.of(store, prefix, claim=claim) in (Owner.OTHER, Owner.UNKNOWN):
+                others.add(Place(store.provider, store.bucket, prefix))
         return others
+
+    def _is_for_this(self, store: ObjectStore) -> bool:
+        """Tell whether a store is there for this database, before it says so: one that has nothing but older objects may not be."""
+        return store is self._stores.default or not store.bucket
 
     async def _expire_files_of_gone_jobs(self) -> None:
         after = (NO_ID, NO_ID)
@@ -149,18 +150,23 @@ class _StorageCleanup:
                 return
             after = batch.last
 
-    async def _sweep_stores(self, identity: str | None, away: Collection[tuple[str, str]]) -> None:
+    def _say_that_stores_are_not_searched(self) -> None:
+        for store in self._stores.all():
+            name = store_name(store.provider, store.bucket)
+            self._report.left_alone.append(
+                f"objects without a row stay in the object store {name}: {_NO_IDENTITY}"
+            )
+
+    async def _sweep_stores(self, owners: StoreOwners, away: Collection[Place]) -> None:
         async with self._database.connection() as connection:
             older_than = await connection.fetchval("SELECT now() - $1::interval", self._times.unknown)
         for store in self._stores.all():
-            prefix = self._prefix(store)
-            if prefix is None or (store.provider, store.bucket) in away:
+            prefix = self._stores.prefix_in(store)
+            if Place(store.provider, store.bucket, prefix) in away:
                 continue
-            if identity is None:
-                name = store_name(store.provider, store.bucket)
-                self._report.left_alone.append(
-                    f"objects without a row stay in the object store {name}: {_NO_IDENTITY}"
-                )
+            # A dry run does not make it this database's, as others do.
+            will_be = self._report.dry_run and self._is_for_this(store)
+            if await owners.of(store, prefix) is not Owner.THIS and not will_be:
                 continue
             sweep = StoreSweep(
                 self._database, store, prefix, self._report, older_than=older_than, batch=_BATCH
@@ -170,9 +176,3 @@ class _StorageCleanup:
                 await sweep.remove_objects()
             except STORE_ERRORS as error:
                 self._report.problems.append(describe_problem(store.provider, store.bucket, error))
-
-    def _prefix(self, store: ObjectStore) -> str | None:
-        """Return what keys begin with in the store; None: nothing new comes to it, and where to look is not known."""
-        if store is self._stores.default:
-            return self._stores.prefix
-        return None if store.bucket else ""

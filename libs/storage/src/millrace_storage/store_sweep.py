@@ -8,14 +8,12 @@ from typing import TypeVar
 from millrace_database import Database
 from millrace_database import storage_cleanup_repository as repository
 from millrace_storage.cleanup_report import Amount, CleanupReport
+from millrace_storage.file_keys import FOLDERS, prefix_of
 from millrace_storage.object_removal import tell_failed
 from millrace_storage.object_store import ObjectStore
 
 _Item = TypeVar("_Item")
 
-# Whatever else is in the bucket is not ours.
-_FOLDERS = ("org-", "incoming/")
-_KEY = re.compile(r"(org-[^/]+|incoming)/[0-9a-f]{2}/[0-9a-f]{32}", re.ASCII)
 # What releases before this one have begun to write does not tell of which object.
 _OLDER_WRITE = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -61,7 +59,7 @@ class StoreSweep:
 
     async def remove_objects(self) -> None:
         """Remove objects that have no row."""
-        for folder in _FOLDERS:
+        for folder in FOLDERS:
             async for batch in _batches(self._store.list(self._prefix + folder), self._batch):
                 sizes = {
                     stored.key: stored.size_bytes
@@ -80,7 +78,8 @@ class StoreSweep:
             tell_failed(self._store, failed)
 
     def _is_ours(self, key: str) -> bool:
-        return bool(_KEY.fullmatch(key.removeprefix(self._prefix)))
+        # Whatever else is in the bucket is not ours.
+        return prefix_of(key) == self._prefix
 
     def _is_write(self, key: str) -> bool:
         # A store without buckets is nobody else's.

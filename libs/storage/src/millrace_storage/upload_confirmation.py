@@ -1,29 +1,30 @@
 """How what was uploaded straight to the object store becomes a file."""
 
 import asyncio
+from dataclasses import replace
 from uuid import UUID, uuid5
 
 from millrace_database import Database, file_uploads_repository, file_usage_repository, files_repository
 from millrace_database.file_uploads_repository import Finished, NewUpload, PresignedUpload
 from millrace_database.files_repository import FileRecord, ObjectPlace
 from millrace_database.ids import new_id
-from millrace_storage.direct_uploads import STAGING_FOLDER
+from millrace_storage.current_usage import CurrentUsage
 from millrace_storage.file_content import ContentRules, FileContent
 from millrace_storage.file_errors import (
     ContentMismatch,
     NothingUploaded,
-    StoreNotConfigured,
     TypeNotAllowed,
     UploadConfirmed,
     UploadGivenUp,
     UploadMissing,
 )
+from millrace_storage.file_keys import file_key, prefix_of
 from millrace_storage.file_limits import check_usage
 from millrace_storage.file_policy import FilePolicy
-from millrace_storage.file_saving import object_key
-from millrace_storage.object_store import ObjectMissingError, StoreRefusedError, StoreUnavailableError
+from millrace_storage.object_store import ObjectMissingError
 from millrace_storage.object_stores import ObjectStores
 from millrace_storage.object_writing import ObjectWriting
+from millrace_storage.store_problems import STORE_ERRORS
 
 _WAITED_SECONDS = 60.0
 _LOOK_AGAIN_SECONDS = 0.1
@@ -39,12 +40,18 @@ class UploadConfirmation:
     """
 
     def __init__(
-        self, database: Database, stores: ObjectStores, policy: FilePolicy, writing: ObjectWriting
+        self,
+        database: Database,
+        stores: ObjectStores,
+        policy: FilePolicy,
+        writing: ObjectWriting,
+        usage: CurrentUsage,
     ) -> None:
         self._database = database
         self._stores = stores
         self._policy = policy
         self._writing = writing
+        self._usage = usage
 
     async def confirm(self, org_id: str, upload_id: UUID) -> FileRecord:
         """Do as `FileStore.confirm_upload` says."""
@@ -86,26 +93,33 @@ class UploadConfirmation:
         """Make a file of the upload. Returns None when somebody else is at it."""
         attempt = _attempt(presigned)
         try:
-            await self._end_abandoned(presigned, attempt.upload_id)
+            await self._end_abandoned(presigned, attempt)
             if not await self._writing.announce(attempt):
                 return None
             content = await self._taken(presigned, attempt)
             return await self._finish(presigned, attempt, content)
-        except _OF_NO_USE:
-            await self._writing.take_back(attempt)
+        except _OF_NO_USE as error:
+            await self._writing.take_back(attempt, error)
             raise
-        except BaseException:
+        except BaseException as error:
             # So that it can be confirmed again.
-            await self._writing.take_back(attempt, first=lambda: self._put_back(presigned, attempt.place))
+            await self._writing.take_back(
+                attempt, error, first=lambda: self._put_back(presigned, attempt.place)
+            )
             raise
 
-    async def _end_abandoned(self, presigned: PresignedUpload, attempt_id: UUID) -> None:
-        """Go on where somebody was who was killed."""
+    async def _end_abandoned(self, presigned: PresignedUpload, attempt: NewUpload) -> None:
+        """Go on where somebody was who was killed, or whose store was away."""
         async with self._database.connection() as connection:
-            place = await file_uploads_repository.give_expired_up(connection, attempt_id)
-        if place is not None:
+            place = await file_uploads_repository.give_expired_up(connection, attempt.upload_id)
+        if place is None:
+            return
+        try:
             await self._put_back(presigned, place)
-            await self._writing.remove(place)
+        except STORE_ERRORS:
+            await self._writing.set_aside(replace(attempt, place=place))
+            raise
+        await self._writing.remove(place)
 
     async def _taken(self, presigned: PresignedUpload, attempt: NewUpload) -> FileContent:
         """Move what was uploaded to where it stays, and read it there."""
@@ -138,6 +152,11 @@ class UploadConfirmation:
             state="temporary" if presigned.temporary else "persistent",
             kept=self._policy.temporary,
         )
+        return await self._usage.with_room(
+            presigned.org_id, lambda: self._commit(presigned, attempt, finished)
+        )
+
+    async def _commit(self, presigned: PresignedUpload, attempt: NewUpload, finished: Finished) -> FileRecord:
         async with self._database.transaction() as connection:
             current = await file_uploads_repository.lock_presigned(
                 connection, presigned.org_id, presigned.upload_id
@@ -151,7 +170,7 @@ class UploadConfirmation:
                 raise UploadGivenUp("the upload was given up while it was confirmed")
             await file_uploads_repository.confirm_presigned(connection, presigned.upload_id, record.file_id)
             usage = await file_usage_repository.count_in(
-                connection, presigned.org_id, self._policy.limits, total_bytes=content.size, files=1
+                connection, presigned.org_id, self._policy.limits, total_bytes=finished.size_bytes, files=1
             )
             check_usage(usage)
         return record
@@ -163,7 +182,7 @@ class UploadConfirmation:
             store = self._stores.of(place.provider, place.bucket)
             if await store.head(place.object_key) is None:
                 await store.move(source.object_key, place.object_key)
-        except (ObjectMissingError, StoreUnavailableError, StoreRefusedError, StoreNotConfigured):
+        except ObjectMissingError:
             return
         async with self._database.connection() as connection:
             left = await file_uploads_repository.get_presigned(
@@ -176,14 +195,14 @@ class UploadConfirmation:
 
 def _attempt(presigned: PresignedUpload) -> NewUpload:
     place = presigned.place
-    prefix = place.object_key.partition(STAGING_FOLDER)[0]
+    prefix = prefix_of(place.object_key) or ""
     return NewUpload(
         upload_id=uuid5(presigned.upload_id, "confirmation"),
         org_id=presigned.org_id,
         kind="stream",
         name=presigned.name,
         content_type=presigned.content_type,
-        place=ObjectPlace(place.provider, place.bucket, object_key(prefix, presigned.org_id, new_id())),
+        place=ObjectPlace(place.provider, place.bucket, file_key(prefix, presigned.org_id, new_id())),
         created_by=presigned.created_by,
         size_bytes=presigned.size_bytes,
         sha256=presigned.sha256,

@@ -11,6 +11,7 @@ from millrace_jobs.file_names import MAX_NAME_BYTES
 from millrace_jobs.file_uploads import MAX_CREATOR_LENGTH, check_content_type
 from millrace_runtime.validation import Violations
 from millrace_storage import FileFilters
+from millrace_storage.content_types import normalised_type
 
 _MAX_CONTENT_TYPES = 100
 
@@ -86,7 +87,7 @@ def _check_content_types(
         return ()
     for place, content_type in enumerate(request.content_types):
         check_content_type(f"content_types[{place}]", content_type, violations)
-    return tuple(sorted(set(request.content_types)))
+    return tuple(sorted(set(map(normalised_type, request.content_types))))
 
 
 def _bound_to(org_id: str, filters: FileFilters) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import unicodedata
 
 from millrace_runtime.validation import Violations
+from millrace_runtime.visible_text import is_blank
 
 MAX_NAME_BYTES = 255
 
@@ -21,7 +22,7 @@ def check_file_name(field: str, name: str, violations: Violations) -> None:
         violations.add(field, f"is {size} bytes long, more than {MAX_NAME_BYTES}")
     if name in (".", ".."):
         violations.add(field, "names a folder")
-    if not name.strip():
+    if is_blank(name):
         violations.add(field, "is blank")
     if "/" in name or any(unicodedata.category(character) in _BREAKING for character in name):
         violations.add(field, 'holds "/", a control character or the end of a line')

@@ -45,11 +45,12 @@ _log = structlog.get_logger()
 
 
 @contextmanager
-def file_refusals(org_id: str, name: str, *, prefix: str = "") -> Iterator[None]:
+def file_refusals(org_id: str, name: str, *, prefix: str = "", reads: bool = False) -> Iterator[None]:
     """Raise what goes wrong with a file of an organisation as the error that its caller gets.
 
     `name` is the id that the caller gave of the file or upload, or the name of what is to be one; `prefix` is put before
-    the fields that say what the content should be.
+    the fields that say what the content should be. A call that `reads` has asked a store that is away as often as makes sense;
+    clients need not repeat it. Where something was uploaded that would be lost, they do.
     """
     try:
         yield
@@ -65,7 +66,7 @@ def file_refusals(org_id: str, name: str, *, prefix: str = "") -> Iterator[None]
     except (UploadMissing, UploadConfirmed, NothingUploaded, UploadGivenUp) as error:
         raise _of_upload(error, name) from None
     except (StoreUnavailableError, StoreRefusedError, StoreNotConfigured) as error:
-        raise _of_store(error, name) from None
+        raise _of_store(error, name, reads=reads) from None
 
 
 def _of_file(error: FileMissing | FileDeleted | RangeBeyondEnd | ContentMissing, name: str) -> ApiError:
@@ -100,10 +101,12 @@ def _of_upload(
             )
 
 
-def _of_store(error: StoreUnavailableError | StoreRefusedError | StoreNotConfigured, name: str) -> ApiError:
+def _of_store(
+    error: StoreUnavailableError | StoreRefusedError | StoreNotConfigured, name: str, *, reads: bool
+) -> ApiError:
     if isinstance(error, StoreUnavailableError):
         _log.warning("the object store cannot be reached", error=str(error))
-        return Unavailable("the object store cannot be reached", reason="STORE_UNAVAILABLE")
+        return Unavailable("the object store cannot be reached", reason="STORE_UNAVAILABLE", tried=reads)
     if isinstance(error, StoreRefusedError):
         _log.error("the object store refused a request", error=str(error))
         return FailedPrecondition("STORE_REFUSED", name, "the object store refused the request")

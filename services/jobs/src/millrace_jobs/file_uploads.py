@@ -1,5 +1,6 @@
 """The rules of an upload: a header first, then nothing but chunks."""
 
+import asyncio
 import mimetypes
 import re
 from collections.abc import AsyncIterator
@@ -11,13 +12,17 @@ from millrace_jobs.file_names import check_file_name
 from millrace_runtime.errors import InvalidArgument
 from millrace_runtime.identity import Caller
 from millrace_runtime.validation import Violations
+from millrace_storage import UploadGivenUp
+from millrace_storage.object_writing import WRITING_TIME
 
 MAX_CHUNK_BYTES = 1024 * 1024
 MAX_CREATOR_LENGTH = 256
 UNKNOWN_CONTENT_TYPE = "application/octet-stream"
 
 _MAX_CONTENT_TYPE_LENGTH = 255
-_CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *;[\x20-\x7e]*)?")
+_SILENT_SECONDS = WRITING_TIME.total_seconds()
+# No space at its end: none would arrive behind a header.
+_CONTENT_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *;([\x20-\x7e]*[\x21-\x7e])?)?")
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 # Python's own table, not that of the machine, so that every copy of the service gives the same answer.
 _CONTENT_TYPES = mimetypes.MimeTypes()
@@ -87,7 +92,24 @@ def check_announced(description: _Description, caller: Caller, violations: Viola
 
 
 async def chunks_of(messages: _Messages) -> AsyncIterator[bytes]:
-    """Yield the content that follows a header. Raises InvalidArgument at a message that is no chunk."""
+    """Yield the content that follows a header.
+
+    Raises InvalidArgument at a message that is no chunk, and UploadGivenUp when no byte comes for 15 minutes.
+    """
+    while True:
+        # Who waits for content holds one of the places that a store has for writers.
+        try:
+            async with asyncio.timeout(_SILENT_SECONDS):
+                content = await _next_content(messages)
+        except TimeoutError:
+            raise UploadGivenUp("the upload made no progress for too long") from None
+        if not content:
+            return
+        yield content
+
+
+async def _next_content(messages: _Messages) -> bytes:
+    """Return the bytes of the next chunk that has any; none at the end."""
     async for message in messages:
         if not message.HasField("chunk"):
             raise InvalidArgument([("chunk", "is required in each message behind the first")])
@@ -95,7 +117,9 @@ async def chunks_of(messages: _Messages) -> AsyncIterator[bytes]:
             raise InvalidArgument(
                 [("chunk", f"is {len(message.chunk)} bytes long, more than {MAX_CHUNK_BYTES}")]
             )
-        yield message.chunk
+        if message.chunk:
+            return message.chunk
+    return b""
 
 
 def check_content_type(field: str, text: str, violations: Violations) -> None:

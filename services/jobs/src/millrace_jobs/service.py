@@ -22,8 +22,8 @@ from millrace_jobs.servicer_parts import ServicerParts
 from millrace_jobs.subscriptions_servicer import SubscriptionsServicer
 from millrace_queue import Listener
 from millrace_runtime.service import Component, ServiceDefinition
-from millrace_runtime.settings import Settings
-from millrace_storage import FileStore, open_file_store
+from millrace_runtime.settings import Settings, StartupError
+from millrace_storage import FileStore, StoreUnusableError, open_usable_file_store
 
 _JOBS = "millrace.jobs.v1.JobsService"
 _FILES = "millrace.files.v1.FilesService"
@@ -33,16 +33,19 @@ _SUBSCRIPTIONS = "millrace.jobs.v1.SubscriptionsService"
 @asynccontextmanager
 async def _open(settings: Settings, database: Database) -> AsyncIterator[Component]:
     async with AsyncExitStack() as closing:
-        store = await closing.enter_async_context(open_file_store(database, settings))
-        stop_presigned = await closing.enter_async_context(serving_presigned_files(settings, store))
+        try:
+            store = await closing.enter_async_context(open_usable_file_store(database, settings))
+        except StoreUnusableError as error:
+            raise StartupError(str(error)) from None
+        presigned = await closing.enter_async_context(serving_presigned_files(settings, store))
         component = await _opened(settings, database, store, closing)
 
         async def drain() -> None:
             # Requests by HTTP end beside calls, in the same time.
-            stop_presigned()
+            presigned.begin_to_end()
             await component.drain()
 
-        yield replace(component, drain=drain)
+        yield replace(component, drain=drain, urls={} if presigned.url is None else {"files": presigned.url})
 
 
 async def _opened(

@@ -1,5 +1,10 @@
 # ruff: noqa: N802 - the methods have the names of the contract
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Protocol, TypeAlias
 from uuid import UUID
+
+import asyncpg
 
 from millrace.jobs.v1 import subscriptions_service_pb2, subscriptions_service_pb2_grpc
 from millrace_database import subscriptions_repository
@@ -29,6 +34,15 @@ from millrace_runtime.identity import current_caller
 from millrace_runtime.paging import last_id, token_behind
 from millrace_runtime.resource_keys import check_key
 from millrace_runtime.validation import Violations
+
+_Act: TypeAlias = Callable[[asyncpg.Connection, str, UUID], Awaitable[SubscriptionRecord | None]]
+
+
+class _Naming(Protocol):
+    """A request that names a subscription."""
+
+    org_id: str
+    subscription_id: str
 
 
 class SubscriptionsServicer(subscriptions_service_pb2_grpc.SubscriptionsServiceServicer):
@@ -65,11 +79,7 @@ class SubscriptionsServicer(subscriptions_service_pb2_grpc.SubscriptionsServiceS
         self, request: subscriptions_service_pb2.GetSubscriptionRequest, _context: Context
     ) -> subscriptions_service_pb2.GetSubscriptionResponse:
         """Return one subscription."""
-        org_id, subscription_id = check_key("subscription", request.org_id, request.subscription_id)
-        async with self._database.connection() as connection:
-            record = await subscriptions_repository.get_subscription(connection, org_id, subscription_id)
-        if record is None:
-            raise _no_subscription(subscription_id)
+        record = await self._one(request, subscriptions_repository.get_subscription)
         return subscriptions_service_pb2.GetSubscriptionResponse(subscription=subscription_message(record))
 
     async def ListSubscriptions(
@@ -133,22 +143,14 @@ class SubscriptionsServicer(subscriptions_service_pb2_grpc.SubscriptionsServiceS
         self, request: subscriptions_service_pb2.PauseSubscriptionRequest, _context: Context
     ) -> subscriptions_service_pb2.PauseSubscriptionResponse:
         """Switch a subscription off."""
-        org_id, subscription_id = check_key("subscription", request.org_id, request.subscription_id)
-        async with self._database.connection() as connection:
-            record = await subscriptions_repository.pause_subscription(connection, org_id, subscription_id)
-        if record is None:
-            raise _no_subscription(subscription_id)
+        record = await self._one(request, subscriptions_repository.pause_subscription)
         return subscriptions_service_pb2.PauseSubscriptionResponse(subscription=subscription_message(record))
 
     async def ResumeSubscription(
         self, request: subscriptions_service_pb2.ResumeSubscriptionRequest, _context: Context
     ) -> subscriptions_service_pb2.ResumeSubscriptionResponse:
         """Switch a subscription on again; its failures are forgotten."""
-        org_id, subscription_id = check_key("subscription", request.org_id, request.subscription_id)
-        async with self._database.connection() as connection:
-            record = await subscriptions_repository.resume_subscription(connection, org_id, subscription_id)
-        if record is None:
-            raise _no_subscription(subscription_id)
+        record = await self._one(request, subscriptions_repository.resume_subscription)
         return subscriptions_service_pb2.ResumeSubscriptionResponse(subscription=subscription_message(record))
 
     async def RotateSubscriptionSecret(
@@ -157,13 +159,8 @@ class SubscriptionsServicer(subscriptions_service_pb2_grpc.SubscriptionsServiceS
         """Give a subscription another secret."""
         violations = Violations()
         secret = check_secret(request.secret, violations)
-        org_id, subscription_id = check_key(
-            "subscription", request.org_id, request.subscription_id, violations
-        )
-        async with self._database.connection() as connection:
-            record = await subscriptions_repository.rotate_secret(connection, org_id, subscription_id, secret)
-        if record is None:
-            raise _no_subscription(subscription_id)
+        rotate = partial(subscriptions_repository.rotate_secret, secret=secret)
+        record = await self._one(request, rotate, violations)
         return subscriptions_service_pb2.RotateSubscriptionSecretResponse(
             subscription=subscription_message(record), secret="" if request.secret else secret
         )
@@ -183,6 +180,19 @@ class SubscriptionsServicer(subscriptions_service_pb2_grpc.SubscriptionsServiceS
         self._flow.created(EVENT_TYPE, org_id)
         self._hints.jobs_wait({EVENT_TYPE})
         return subscriptions_service_pb2.TestSubscriptionResponse(job_id=format_id("job", job_id))
+
+    async def _one(
+        self, request: _Naming, act: _Act, violations: Violations | None = None
+    ) -> SubscriptionRecord:
+        """Return what `act` returns of the subscription that a request names. Raises NotFound when there is none."""
+        org_id, subscription_id = check_key(
+            "subscription", request.org_id, request.subscription_id, violations
+        )
+        async with self._database.connection() as connection:
+            record = await act(connection, org_id, subscription_id)
+        if record is None:
+            raise _no_subscription(subscription_id)
+        return record
 
 
 def _no_subscription(subscription_id: UUID) -> NotFound:

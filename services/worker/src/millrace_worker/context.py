@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from millrace_database import Database
+    from millrace_database.job_flow import JobCounts
     from millrace_storage import FileStore
 
 Input = TypeVar("Input")
 
 MAX_MESSAGE_CHARACTERS = 1_000
 MAX_ITEMS = 2**63 - 1
+
+
+def _tell_nobody(_counts: "JobCounts") -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,8 @@ class Resources:
     retention: RetentionRule = field(default_factory=RetentionRule)
     """How long finished jobs are kept whose type says nothing; what is None is kept for ever."""
     storage_cleanup_dry_run: bool = False
+    jobs_created: Callable[["JobCounts"], None] = _tell_nobody
+    """To be called with how many jobs were created, once that is committed, so that they do not wait to be found."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -61,6 +62,7 @@ class Engine:
         hot: Database,
     ) -> None:
         """Take the pool for duties and, as `hot`, the one that keeps plans, for claims and settlements."""
+        resources = replace(resources, jobs_created=self._jobs_created)
         self._settings = settings
         self._database = database
         self._registry = registry
@@ -114,7 +116,7 @@ class Engine:
             ready=self._system_runs_ready,
         )
         self._lines = LineKeeper(database, served, found=self._entries_found)
-        self._orphans = OrphanReturner(database)
+        self._orphans = OrphanReturner(database, created=self._jobs_created)
         self._lost_leases = LostLeaseRecorder(database)
         self._heartbeats = HeartbeatThread(
             database.direct_connection,

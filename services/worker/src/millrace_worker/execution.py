@@ -38,6 +38,7 @@ from millrace_worker.outcome import (
     StopReason,
 )
 from millrace_worker.output import InvalidOutputError, encode_output
+from millrace_worker.store_failures import store_failure
 from millrace_worker.threads import ThreadPool
 
 TIMEOUT = "TIMEOUT"
@@ -251,6 +252,10 @@ class Execution:
                 _log.warning("a handler's own word is unusable", exc_info=fault, **self.log_fields)
         if self.stop_reason is None:
             _log.warning("handler failed", exc_info=error, **self.log_fields)
+        if (of_store := store_failure(error)) is not None:
+            if not of_store.retryable:
+                return Failed(of_store.code, of_store.message, retry_delay=None)
+            return self._failed(of_store.code, of_store.message)
         return self._failed(HANDLER_ERROR, describe_error(error))
 
     def _own_word(self, error: JobError | JobSnoozed) -> Failed | Snoozed:

@@ -191,8 +191,10 @@ class Rescuer:
 class OrphanReturner:
     """Hands back leases that the database knows and this worker does not: the replies of their claims were lost."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, created: Callable[[JobCounts], None]) -> None:
+        """Take what to call with how many jobs were created because others were cancelled."""
         self._database = database
+        self._created = created
         self._orphans: Sequence[Lease] = ()
         self._wanted = asyncio.Event()
 
@@ -207,15 +209,20 @@ class OrphanReturner:
             await self._wanted.wait()
             self._wanted.clear()
             orphans = self._orphans
+            created: JobCounts = Counter()
             try:
                 async with self._database.transaction() as connection:
                     unstarted = {lease.id for lease in orphans}
-                    await job_lifecycle.hand_back_jobs(connection, orphans, unstarted=unstarted)
+                    await job_lifecycle.hand_back_jobs(
+                        connection, orphans, unstarted=unstarted, created=created
+                    )
             except DATABASE_ERRORS as error:
                 # The next heartbeat finds them again.
                 _log.warning("leases without an execution could not be handed back", error=repr(error))
             else:
                 _log.warning("leases without an execution were handed back", count=len(orphans))
+                if created:
+                    self._created(created)
 
 
 def _log_rescue(entry: Rescued) -> None:

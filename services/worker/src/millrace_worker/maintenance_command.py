@@ -15,6 +15,7 @@ from millrace_database.database_maintenance import maintain
 from millrace_database.embedded import EmbeddedPostgresError, resolve_database
 from millrace_database.maintenance_report import MaintenanceReport
 from millrace_database.schema_version import schema_is_current
+from millrace_runtime import exit_codes
 from millrace_runtime.settings import Settings, StartupError, read_settings
 from millrace_worker.retention_settings import retention_of
 
@@ -34,7 +35,7 @@ _POOL_SIZE = 2
 def maintenance(
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure and count; change nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON.")] = False,
 ) -> None:
     """Do now what database:maintenance does every day, and print the report. For operators.
 
@@ -44,21 +45,23 @@ def maintenance(
         report = asyncio.run(_maintained(read_settings(), dry_run=dry_run))
     except _EXPECTED as error:
         sys.stderr.write(f"millrace maintenance: {error}\n")
-        raise typer.Exit(1) from error
+        raise typer.Exit(
+            exit_codes.CANNOT_START if isinstance(error, StartupError | ValueError) else exit_codes.FAILED
+        ) from error
     if as_json:
-        typer.echo(orjson.dumps(report.as_json(), option=orjson.OPT_INDENT_2).decode())
+        typer.echo(orjson.dumps(report.as_json()).decode())
     else:
         for line in _lines(report):
             typer.echo(line)
     if (failure := report.failure()) is not None:
         sys.stderr.write(f"millrace maintenance: {failure}\n")
-        raise typer.Exit(1)
+        raise typer.Exit(exit_codes.FAILED)
 
 
 async def _maintained(settings: Settings, *, dry_run: bool) -> MaintenanceReport:
     async with resolve_database(settings.database_url, settings.data_dir) as url:
         if not await schema_is_current(url):
-            raise ValueError("the schema is out of date; run: millrace migrate")
+            raise StartupError("the schema is out of date; run: millrace migrate")
         database = await Database.open(url, application_name="millrace maintenance", pool_size=_POOL_SIZE)
         try:
             return await maintain(database, retention_of(settings), dry_run=dry_run)

@@ -7,7 +7,7 @@ from millrace.worker.v1 import worker_service_pb2_grpc
 from millrace_database import Database
 from millrace_runtime.service import Component, ServiceDefinition
 from millrace_runtime.settings import Settings, StartupError
-from millrace_storage import open_file_store
+from millrace_storage import StoreUnusableError, open_usable_file_store
 from millrace_worker.context import Resources
 from millrace_worker.delivery_settings import DeliverySettings
 from millrace_worker.engine import Engine
@@ -40,7 +40,10 @@ def worker_service(
     async def open_worker(settings: Settings, database: Database) -> AsyncIterator[Component]:
         handlers = _load(settings, named_by) if registry is None else registry
         async with AsyncExitStack() as closing:
-            files = await closing.enter_async_context(open_file_store(database, settings))
+            try:
+                files = await closing.enter_async_context(open_usable_file_store(database, settings))
+            except StoreUnusableError as error:
+                raise StartupError(str(error)) from None
             resources = Resources(
                 database=database,
                 files=files,

@@ -6,11 +6,10 @@ from typing import Annotated
 
 import typer
 
+from millrace_runtime import exit_codes
 from millrace_runtime.serve_command import run_process
 from millrace_runtime.settings import PREFIX, StartupError, read_settings
 from millrace_worker.service import definition, worker_service
-
-_EXIT_CANNOT_START = 2
 
 
 def worker(
@@ -32,5 +31,5 @@ def worker(
         settings = read_settings()
     except StartupError as error:
         sys.stderr.write(f"millrace worker: {error}\n")
-        raise typer.Exit(_EXIT_CANNOT_START) from None
+        raise typer.Exit(exit_codes.CANNOT_START) from None
     raise typer.Exit(run_process(service, settings, command="worker"))

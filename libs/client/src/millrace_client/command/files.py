@@ -1,22 +1,24 @@
 """`millrace files`."""
 
-import asyncio
 import sys
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from millrace_client.client import Millrace
 from millrace_client.command import parse
+from millrace_client.command.file_usage import show_usage
 from millrace_client.command.global_options import accept_global_options
 from millrace_client.command.job_filters import CreatedAfterOption, CreatedBeforeOption
 from millrace_client.command.output import Columns, Output
+from millrace_client.command.parse import OwnLimit
 from millrace_client.command.register import command
+from millrace_client.command.standard_input import is_stream, standard_input, streamed
 from millrace_client.command.transfer import ForceOption, ToOption, show_path, target_path, transfer_bar
-from millrace_client.file import File, FileLimits, FileState
+from millrace_client.file import File, FileState
 from millrace_client.upload import Source
+from millrace_client.values import is_utf8
 
 app = typer.Typer(help="What jobs read and what they make.", no_args_is_help=True, add_completion=False)
 accept_global_options(app)
@@ -36,10 +38,13 @@ StatesOption = Annotated[
 ]
 ContentTypesOption = Annotated[
     list[str] | None,
-    typer.Option("--content-type", metavar="TYPE", help="Of this media type; any of them when repeated."),
+    typer.Option(
+        "--content-type",
+        metavar="TYPE",
+        help="Of this media type, in any case, with any parameters unless it has some; any of them when repeated.",
+    ),
 ]
 
-_CHUNK_BYTES = 512 * 1024
 _FILE_COLUMNS: Columns[File] = {
     "FILE ID": lambda file: file.file_id,
     "NAME": lambda file: file.name,
@@ -56,8 +61,10 @@ async def upload(
     client: Millrace,
     output: Output,
     *,
-    path: Annotated[str, typer.Argument(metavar="PATH", help="The file; - reads standard input.")],
-    name: Annotated[str | None, typer.Option(help="The name to store it under; needed with -.")] = None,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="The file, or a pipe; - reads standard input.")],
+    name: Annotated[
+        str | None, typer.Option(help="The name to store it under; needed with - and pipes.")
+    ] = None,
     content_type: Annotated[
         str, typer.Option(help="The media type; guessed from the name when not given.")
     ] = "",
@@ -69,21 +76,30 @@ async def upload(
     ] = False,
 ) -> None:
     """Upload a file."""
-    if path == "-" and name is None:
-        raise typer.BadParameter("standard input needs a name", param_hint="--name")
-    if path == "-" and direct:
-        raise typer.BadParameter("standard input has no size that could be announced", param_hint="--direct")
+    stream = path == "-" or is_stream(path)
+    what = "standard input" if path == "-" else path
+    if stream and name is None:
+        raise typer.BadParameter(f"{what} needs a name", param_hint="--name")
+    if stream and direct:
+        raise typer.BadParameter(f"{what} has no size that could be announced", param_hint="--direct")
+    if name is None and not is_utf8(path):
+        raise typer.BadParameter("the name of the file is not UTF-8: give another", param_hint="--name")
     with transfer_bar() as on_progress:
         if direct:
             file = await client.files.upload_directly(
                 path, name, content_type=content_type, temporary=temporary, on_progress=on_progress
             )
         else:
-            source: Source = _standard_input() if path == "-" else path
             file = await client.files.upload(
-                source, name, content_type=content_type, temporary=temporary, on_progress=on_progress
+                _source(path), name, content_type=content_type, temporary=temporary, on_progress=on_progress
             )
     output.show(file)
+
+
+def _source(path: str) -> Source:
+    if path == "-":
+        return standard_input()
+    return streamed(path) if is_stream(path) else path
 
 
 @command(app, "download")
@@ -193,7 +209,7 @@ async def undelete(client: Millrace, output: Output, file_id: FileId) -> None:
 @command(app, "usage")
 async def usage(client: Millrace, output: Output) -> None:
     """Show what the organisation's files take up, and what they may."""
-    output.show(await client.files.usage())
+    show_usage(output, await client.files.usage())
 
 
 @command(app, "limits")
@@ -202,20 +218,36 @@ async def set_limits(
     output: Output,
     *,
     max_total_bytes: Annotated[
-        int | None,
+        OwnLimit | None,
         typer.Option(
-            parser=parse.size, metavar="SIZE", help='All files together, such as "10GiB"; 0: no limit.'
+            parser=parse.own_limit(parse.size),
+            metavar="SIZE",
+            help='All files together, such as "10GiB"; 0: no limit; default: as the server says.',
         ),
     ] = None,
-    max_files: Annotated[int | None, typer.Option(min=0, help="How many there may be; 0: no limit.")] = None,
+    max_files: Annotated[
+        OwnLimit | None,
+        typer.Option(
+            parser=parse.own_limit(parse.count),
+            metavar="COUNT",
+            help="How many there may be; 0: no limit; default: as the server says.",
+        ),
+    ] = None,
     max_file_bytes: Annotated[
-        int | None, typer.Option(parser=parse.size, metavar="SIZE", help="A single file; 0: no limit.")
+        OwnLimit | None,
+        typer.Option(
+            parser=parse.own_limit(parse.size),
+            metavar="SIZE",
+            help="A single file; 0: no limit; default: as the server says.",
+        ),
     ] = None,
 ) -> None:
-    """Set what the organisation's files may take up, for operators. Of what is not given, the server's own limit holds."""
-    output.show(await client.files.set_limits(FileLimits(max_total_bytes, max_files, max_file_bytes)))
-
-
-async def _standard_input() -> AsyncIterator[bytes]:
-    while chunk := await asyncio.to_thread(sys.stdin.buffer.read, _CHUNK_BYTES):
-        yield chunk
+    """Set what the organisation's files may take up, for operators. What is not given stays; without any, show all."""
+    given = {
+        "max_total_bytes": max_total_bytes,
+        "max_files": max_files,
+        "max_file_bytes": max_file_bytes,
+    }
+    changes: Any = {name: limit.value for name, limit in given.items() if limit is not None}
+    usage = await (client.files.update_limits(**changes) if changes else client.files.usage())
+    show_usage(output, usage)

@@ -25,7 +25,6 @@ def show_job(output: Output, job: Job) -> None:
     output.show(
         job,
         for_people={
-            "status": job.status,
             "attemptCounts": _count_text(job.attempt_counts),
             "waitingReason": job.waiting_reason.message if job.waiting_reason else "",
             **_SAID_OTHERWISE,

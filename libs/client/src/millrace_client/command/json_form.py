@@ -4,8 +4,9 @@
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Any
 
 from millrace_client.delivery import DownloadDelivery, EmailDelivery, StorageDelivery, WebhookDelivery
@@ -56,11 +57,21 @@ _DELIVERIES: Mapping[type, str] = {
 _FIELD_NAMES = {(Every, "interval"): "every"}
 
 
-def json_form(result: Any) -> dict[str, Any]:
-    """Turn a dataclass of the SDK into JSON values; what is None is left out."""
+def _contract_name(member: Enum) -> str:
+    name = member.value if member.value != "UNKNOWN" else _UNKNOWN
+    return f"{_ENUM_PREFIXES[type(member)]}{name}"
+
+
+def json_form(result: Any, *, enum_name: Callable[[Enum], str] = _contract_name) -> dict[str, Any]:
+    """Turn a dataclass of the SDK into JSON values; what is None is left out.
+
+    `enum_name` names members of enums that the contracts have; without it they have the contracts' names.
+    """
     kind = type(result)
     fields = {
-        _camel_case(_FIELD_NAMES.get((kind, field.name), field.name)): json_value(getattr(result, field.name))
+        _camel_case(_FIELD_NAMES.get((kind, field.name), field.name)): json_value(
+            getattr(result, field.name), enum_name=enum_name
+        )
         for field in dataclasses.fields(result)
         if getattr(result, field.name) is not None
     }
@@ -75,19 +86,18 @@ def json_form(result: Any) -> dict[str, Any]:
     return fields
 
 
-def json_value(value: Any) -> Any:
-    """Turn a value of a field of the SDK's dataclasses into its JSON form."""
+def json_value(value: Any, *, enum_name: Callable[[Enum], str] = _contract_name) -> Any:
+    """Turn a value of a field of the SDK's dataclasses into its JSON form; `enum_name` is as of `json_form`."""
     if type(value) in _ENUM_PREFIXES:
-        name = value.value if value.value != "UNKNOWN" else _UNKNOWN
-        return _ENUM_PREFIXES[type(value)] + name
+        return enum_name(value)
     if isinstance(value, datetime):
         return _timestamp(value)
     if isinstance(value, timedelta):
         return to_duration(value).ToJsonString()
     if isinstance(value, tuple):
-        return [json_value(item) for item in value]
+        return [json_value(item, enum_name=enum_name) for item in value]
     if dataclasses.is_dataclass(value):
-        return json_form(value)
+        return json_form(value, enum_name=enum_name)
     return value
 
 

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -40,7 +41,7 @@ class Output:
             self.line(json_form(result))
             return
         grid = Table.grid(padding=(0, 2))
-        for name, value in (json_form(result) | dict(for_people or {})).items():
+        for name, value in (json_form(result, enum_name=_word) | dict(for_people or {})).items():
             if value not in ("", [], {}):
                 grid.add_row(Text(name, style="bold"), Text(plain(value), overflow="fold"))
         self._draw(grid)
@@ -88,7 +89,7 @@ def complain(message: str, *details: str) -> None:
 
 
 def complain_of_call(error: CallError) -> None:
-    """Print a call's error: its status and message, each bad field, the resource, and when to try again."""
+    """Print a call's error: its status and message, each bad field, the resource, the quota, and when to try again."""
     details = [str(bad) for bad in error.violations]
     # A message that only strings the bad fields together is better read as the list of them that follows.
     said_below = bool(details) and all(detail in error.message for detail in details)
@@ -97,7 +98,10 @@ def complain_of_call(error: CallError) -> None:
         details.append(str(error.resource))
     if error.retry_after is not None:
         details.append(f"try again in {error.retry_after.total_seconds():g} s")
-    if isinstance(error, UnavailableError):
+    if error.quota is not None:
+        details.append(f"{error.quota.name} of {error.quota.subject} is {error.quota.allowed}")
+    # Whatever answers for itself says why.
+    if isinstance(error, UnavailableError) and not error.reason:
         details.append("is it running? `millrace up` starts everything on this machine")
     complain(error.code.name if said_below else f"{error.code.name}: {error.message}", *details)
 
@@ -117,6 +121,11 @@ def plain(value: Any) -> str:
 def exact_time(moment: datetime | None) -> str:
     """Give a time in this machine's zone to the millisecond, where things may follow each other quickly."""
     return "" if moment is None else _local(moment).replace(tzinfo=None).isoformat(" ", "milliseconds")
+
+
+def _word(member: Enum) -> str:
+    """Name a member as tables do."""
+    return str(member.value)
 
 
 def _length(value: timedelta) -> str:

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -36,6 +37,7 @@ _SIZES: dict[str, int] = {"b": 1} | {
     for power, letter in enumerate("kmgt")
     for infix, base in (("", 1000), ("i", 1024))
 }
+_COUNT = re.compile(r"\d{1,18}", re.ASCII)
 _RATE = re.compile(r"(\d+)(?:/([^,]+)(,smooth)?)?")
 _TIME_OF_DAY = re.compile(r"\d\d:\d\d(:\d\d)?")
 
@@ -97,6 +99,34 @@ def size(text: str) -> int:
     if match is None:
         raise typer.BadParameter('not a size such as "10GiB", "500MB" or "1048576"')
     return int(match[1]) * _SIZES[(match[2] or "b").lower()]
+
+
+def count(text: str) -> int:
+    """Read a number of things."""
+    if not _COUNT.fullmatch(text):
+        raise typer.BadParameter('not a number such as "1000"')
+    return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLimit:
+    """A limit that is to be set; None: as the server says."""
+
+    value: int | None
+
+
+def own_limit(read: Callable[[str], int]) -> Callable[[str], OwnLimit]:
+    """Return what reads "default", or a limit as `read` does."""
+
+    def read_limit(text: str) -> OwnLimit:
+        if text.lower() == "default":
+            return OwnLimit(None)
+        try:
+            return OwnLimit(read(text))
+        except typer.BadParameter as error:
+            raise typer.BadParameter(f'{error.message}, nor "default"') from error
+
+    return read_limit
 
 
 def rate(text: str) -> RateLimit:

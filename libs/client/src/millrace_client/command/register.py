@@ -93,10 +93,20 @@ def _run(invocation: Coroutine[Any, Any, None]) -> None:
         complain_of_call(error)
         raise typer.Exit(_STATUS_EXIT_CODE + error.code.value[0]) from error
     except ValueError as error:  # what was typed has no form in which it can be sent
-        complain(str(error))
+        complain(_in_words(error))
         raise typer.Exit(_USAGE_EXIT_CODE) from error
     except BrokenPipeError:  # whoever read the output has seen enough
         raise
     except (MillraceError, OSError) as error:
-        complain(str(error))
+        complain(_in_words(error))
         raise typer.Exit(_FAILURE_EXIT_CODE) from error
+
+
+def _in_words(error: Exception) -> str:
+    match error:
+        case OSError(strerror=str(problem)):
+            place = error.filename2 or error.filename
+            return f"{place}: {problem}" if place else problem
+        case UnicodeEncodeError():
+            return f"not UTF-8: {error.object.encode(errors='backslashreplace').decode()}"
+    return str(error)

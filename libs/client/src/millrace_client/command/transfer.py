@@ -24,12 +24,15 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace a file that 
 async def target_path(to: str, describe: Callable[[], Awaitable[File]], *, force: bool) -> Path:
     """Return the path that `to` stands for: in a folder under the name of the file that `describe` returns.
 
-    Raises BadParameter when something is there already, and is not to be replaced.
+    Raises BadParameter when something is there already, and is not to be replaced, or a folder is meant that is not there.
     """
     path = Path(to)
     if await asyncio.to_thread(os.path.isdir, to):
         path /= safe_file_name(await describe())
-    if not force and await asyncio.to_thread(path.exists):
+    elif to.endswith(("/", os.sep)):
+        raise typer.BadParameter(f"there is no folder {to}", param_hint="--to")
+    # A link that leads nowhere is something, too.
+    if not force and await asyncio.to_thread(os.path.lexists, path):
         raise typer.BadParameter(f"{path} exists; --force replaces it", param_hint="--to")
     return path
 

@@ -1,15 +1,23 @@
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 from pydantic import BaseModel, ConfigDict, Field
 
 from millrace_database.deliveries import EVENT_TYPE
 from millrace_database.ids import parse_id
+from millrace_database.job_flow import JobCounts
 from millrace_database.subscription_events import Receiver, get_ended_job, get_receiver
-from millrace_database.subscription_health import disable_gone, record_failure, record_success
+from millrace_database.subscription_health import (
+    DisabledSubscription,
+    disable_gone,
+    record_failure,
+    record_success,
+)
 from millrace_worker import Backoff, JobContext, JobError, Retention, job_handler
 from millrace_worker.handlers.event_payload import event_payload, job_data
 from millrace_worker.handlers.output_file import find_output_file, link_to
@@ -17,6 +25,10 @@ from millrace_worker.handlers.webhook_posting import check_accepted, post_signed
 from millrace_worker.transient import DATABASE_ERRORS
 
 _GONE = 410
+# The last attempt comes 23.6 hours after the first: an endpoint that is away for a night misses nothing. Later a job that is kept for
+# one day only, the least there is, would be gone.
+_ATTEMPTS = 10
+_BACKOFF = Backoff(base=timedelta(seconds=5), factor=4, cap=timedelta(hours=8))
 # What became of an attempt is worth so much waiting.
 _NOTING_SECONDS = 5.0
 
@@ -47,9 +59,9 @@ class EventOutput(BaseModel):
 @job_handler(
     EVENT_TYPE,
     concurrency=50,
-    attempts=8,
+    attempts=_ATTEMPTS,
     timeout=timedelta(minutes=1),
-    backoff=Backoff(base=timedelta(seconds=5), factor=4, cap=timedelta(hours=1)),
+    backoff=_BACKOFF,
     retention=Retention(completed=timedelta(days=3)),
     label="Deliver an event",
     description="Posts an event to the URL of a subscription.",
@@ -62,7 +74,7 @@ async def deliver_event(context: JobContext[EventInput]) -> EventOutput:
     try:
         answer = await post_signed(context, receiver.url, receiver.secrets, payload)
         status = answer.status
-        check_accepted(answer)
+        check_accepted(answer, wait=_BACKOFF.delay(context.attempt))
     except JobError as error:
         await _note_failure(context, receiver, error, is_gone=status == _GONE)
         raise
@@ -70,7 +82,7 @@ async def deliver_event(context: JobContext[EventInput]) -> EventOutput:
     return EventOutput(status=answer.status)
 
 
-def _subscription_id(context: JobContext[EventInput]) -> Any:
+def _subscription_id(context: JobContext[EventInput]) -> UUID:
     return parse_id("subscription", context.input.subscription_id)
 
 
@@ -115,23 +127,28 @@ async def _note_failure(
     context: JobContext[EventInput], receiver: Receiver, error: JobError, *, is_gone: bool
 ) -> None:
     subscription_id = _subscription_id(context)
+    disabled: Sequence[DisabledSubscription] = ()
+    created: JobCounts = Counter()
 
     async def note(connection: asyncpg.Connection) -> None:
-        await record_failure(connection, subscription_id, receiver.url, f"{error.code}: {error.message}")
-        if is_gone and (disabled := await disable_gone(connection, subscription_id, receiver.url)):
-            context.log.warning(
-                "subscription disabled",
-                subscription_id=context.input.subscription_id,
-                reason=disabled.disabled_reason,
-            )
+        nonlocal disabled, created
+        await record_failure(connection, subscription_id, receiver.version, f"{error.code}: {error.message}")
+        if is_gone:
+            disabled, created = await disable_gone(connection, subscription_id, receiver.version)
 
-    await _note(context, note)
+    if await _note(context, note) and disabled:
+        context.resources.jobs_created(created)
+        context.log.warning(
+            "subscription disabled",
+            subscription_id=context.input.subscription_id,
+            reason=disabled[0].disabled_reason,
+        )
 
 
 async def _note(
     context: JobContext[EventInput], note: Callable[[asyncpg.Connection], Awaitable[None]]
-) -> None:
-    """Write what came of the attempt to the subscription. Whatever comes of that, the attempt is what it was."""
+) -> bool:
+    """Write what came of the attempt to the subscription; return whether it is written, since the attempt is what it was."""
     try:
         async with (
             asyncio.timeout(_NOTING_SECONDS),
@@ -144,3 +161,5 @@ async def _note(
             subscription_id=context.input.subscription_id,
             error=repr(error),
         )
+        return False
+    return True

@@ -1,4 +1,3 @@
-import re
 from contextlib import aclosing
 from datetime import timedelta
 
@@ -7,10 +6,10 @@ from pydantic import BaseModel
 from millrace_runtime.text_templates import render_template
 from millrace_worker import JobContext, JobError, job_handler
 from millrace_worker.handlers.delivered_result import DeliveredResult, DeliveryInput, read_delivery
+from millrace_worker.handlers.file_names import without_forbidden
 from millrace_worker.handlers.stored_files import open_file, save_file, shown_id
 
 _MAX_PATH_BYTES = 1_000
-_NOT_IN_NAMES = re.compile(r"[/\\\x00-\x1f\x7f]")
 
 
 class StorageOutput(BaseModel):
@@ -44,8 +43,10 @@ async def deliver_storage(context: JobContext[DeliveryInput]) -> StorageOutput:
 
 def _path(template: str, delivered: DeliveredResult) -> str:
     """Return the path that a template stands for. What a variable stands for is part of one name in it."""
-    names = {name: _NOT_IN_NAMES.sub("_", value) for name, value in delivered.variables().items()}
-    path = render_template(template, names)
+    names = {
+        name: without_forbidden(value).replace("\\", "_") for name, value in delivered.variables().items()
+    }
+    path = "/".join(without_forbidden(part) for part in render_template(template, names).split("/"))
     if any(part.strip() in ("", ".", "..") for part in path.split("/")):
         raise JobError("INVALID_PATH", f'the path {path!r} has a part that is empty, "." or ".."')
     if len(path.encode()) > _MAX_PATH_BYTES:

@@ -10,6 +10,8 @@ from millrace_worker.handlers.delivered_result import DeliveredResult, DeliveryI
 from millrace_worker.handlers.output_file import file_fields
 from millrace_worker.handlers.webhook_posting import check_accepted, post_signed
 
+_BACKOFF = Backoff(base=timedelta(seconds=5), factor=4, cap=timedelta(hours=1))
+
 
 class WebhookOutput(BaseModel):
     """The status of the answer."""
@@ -22,7 +24,7 @@ class WebhookOutput(BaseModel):
     concurrency=20,
     attempts=8,
     timeout=timedelta(minutes=1),
-    backoff=Backoff(base=timedelta(seconds=5), factor=4, cap=timedelta(hours=1)),
+    backoff=_BACKOFF,
     label="Deliver by webhook",
     description="Posts the result of a schedule's job to the URL of its schedule.",
 )
@@ -32,7 +34,7 @@ async def deliver_webhook(context: JobContext[DeliveryInput]) -> WebhookOutput:
     answer = await post_signed(
         context, said.get("url", ""), [secret] if (secret := said.get("secret")) else [], _payload(delivered)
     )
-    check_accepted(answer)
+    check_accepted(answer, wait=_BACKOFF.delay(context.attempt))
     return WebhookOutput(status=answer.status)
 
 

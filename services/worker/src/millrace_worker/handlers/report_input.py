@@ -11,6 +11,8 @@ from pydantic import (
     model_validator,
 )
 
+from millrace_worker.handlers.file_names import NOT_IN_NAMES
+
 MAX_INLINE_ROWS = 10_000
 
 Format = Literal["csv", "xlsx", "json", "pdf"]
@@ -131,7 +133,7 @@ class ReportInput(ReportQuery):
         default=None,
         min_length=1,
         max_length=200,
-        pattern=r"^[^/\\\x00-\x1f\x7f]+$",
+        pattern=rf"^[^\\{NOT_IN_NAMES}]+$",
         description="The file's name; by default made of the dataset's name or the title. The format's ending is added.",
     )
 

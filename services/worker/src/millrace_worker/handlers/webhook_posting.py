@@ -54,8 +54,11 @@ async def post_signed(
         raise JobError("WEBHOOK_UNREACHABLE", str(error), retryable=True) from error
 
 
-def check_accepted(answer: Answer) -> None:
-    """Raise JobError unless the receiver has accepted: WEBHOOK_REFUSED for good, WEBHOOK_FAILED for now."""
+def check_accepted(answer: Answer, *, wait: timedelta) -> None:
+    """Raise JobError unless the receiver has accepted: WEBHOOK_REFUSED for good, WEBHOOK_FAILED for now.
+
+    `wait` is the time until the next attempt, unless the receiver asks for longer.
+    """
     if 200 <= answer.status < 300:
         return
     message = f"the webhook answered {answer.status}"
@@ -63,7 +66,9 @@ def check_accepted(answer: Answer) -> None:
         raise JobError("WEBHOOK_REFUSED", f"{message}: redirects are not followed")
     if 400 <= answer.status < 500 and answer.status not in _TRY_AGAIN:
         raise JobError("WEBHOOK_REFUSED", message)
-    raise JobError("WEBHOOK_FAILED", message, retryable=True, retry_after=_retry_after(answer.retry_after))
+    raise JobError(
+        "WEBHOOK_FAILED", message, retryable=True, retry_after=_retry_after(answer.retry_after, wait)
+    )
 
 
 def _signatures(secrets: Sequence[str], message_id: str, timestamp: int, body: bytes) -> str:
@@ -77,8 +82,13 @@ def _signatures(secrets: Sequence[str], message_id: str, timestamp: int, body: b
     return " ".join(signatures)
 
 
-def _retry_after(text: str) -> timedelta | None:
-    """Return how long to wait when an answer says so in seconds; the other form, a date, counts as nothing said."""
+def _retry_after(text: str, wait: timedelta) -> timedelta | None:
+    """Return how long to wait when an answer says so in seconds, and longer than is waited anyway; None: as long as that.
+
+    The other form, a date, counts as nothing said.
+    """
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         return None
-    return min(timedelta(seconds=int(text)), _LONGEST_RETRY_AFTER)
+    asked = min(timedelta(seconds=int(text)), _LONGEST_RETRY_AFTER)
+    # Whoever says "in a second" while it is busy for a minute would soon have used up all attempts.
+    return asked if asked > wait else None

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import io
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import aiohttp
 from yarl import URL
 
 from millrace_runtime.public_addresses import is_public_address
+from millrace_worker.handlers.bounded_response import RECEIVE_BUFFER_BYTES, BoundedResponse
 from millrace_worker.handlers.host_lookup import HostLookup
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - no secret itself
@@ -68,10 +70,18 @@ async def post(url: str, body: bytes, headers: Mapping[str, str], *, allow_priva
     try:
         async with (
             aiohttp.ClientSession(
-                connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+                connector=connector,
+                timeout=timeout,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+                response_class=BoundedResponse,
             ) as session,
             session.post(
-                URL(url, encoded=True), data=body, headers=dict(headers), allow_redirects=False
+                # Sent in pieces.
+                URL(url, encoded=True),
+                data=io.BytesIO(body),
+                headers=dict(headers),
+                allow_redirects=False,
             ) as response,
         ):
             return Answer(response.status, response.headers.get("Retry-After", ""))
@@ -118,4 +128,6 @@ class _Sockets:
             self._refused = True
             raise OSError("not a public address")
         self._opened = True
-        return socket.socket(family, kind, protocol)
+        opened = socket.socket(family, kind, protocol)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        return opened

@@ -1,15 +1,19 @@
-import re
 import zipfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
+from unicodedata import normalize
+
+from pathvalidate import sanitize_filename
 
 from millrace_worker.handlers.thread_calls import call_in_thread
 
 _PLAIN_FILE = 0o100644 << 16
-_UNSAFE_IN_NAME = re.compile(r"[\\/:\x00-\x1f\x7f]")
+_MAX_NAME_BYTES = 255
+# What is longer is no ending.
+_LONGEST_SUFFIX = 20
 # What is yielded at least, but for the end.
 _CHUNK_BYTES = 1 << 16
 
@@ -25,7 +29,7 @@ class ZipMember:
 
 
 def safe_unique_names(names: Sequence[str]) -> list[str]:
-    """Return names that all differ, and that stay in the folder they are unpacked in.
+    """Return names that all differ, and that any system can unpack, in the folder it unpacks to.
 
     A name that is taken, in whatever upper and lower case, becomes "name (2).ending", "name (3).ending", …
     """
@@ -33,17 +37,33 @@ def safe_unique_names(names: Sequence[str]) -> list[str]:
     next_number: dict[str, int] = {}
     unique = []
     for name in names:
-        safe = _UNSAFE_IN_NAME.sub("_", name)
-        if not safe.strip(". "):
-            safe = f"_{safe}"
-        path, candidate, key = PurePosixPath(safe), safe, safe.casefold()
-        while candidate.casefold() in taken:
+        safe = candidate = _safe(name)
+        key = _sameness(safe)
+        while _sameness(candidate) in taken:
             number = next_number.get(key, 2)
             next_number[key] = number + 1
-            candidate = f"{path.stem} ({number}){path.suffix}"
-        taken.add(candidate.casefold())
+            candidate = _fitting(safe, f" ({number})")
+        taken.add(_sameness(candidate))
         unique.append(candidate)
     return unique
+
+
+def _safe(name: str) -> str:
+    safe = sanitize_filename(name, replacement_text="_", platform="universal")
+    return _fitting(safe if safe.strip(". ") else "_")
+
+
+def _sameness(name: str) -> str:
+    """Return what two names have in common that some system takes for one."""
+    return normalize("NFC", normalize("NFD", name).casefold())
+
+
+def _fitting(name: str, mark: str = "") -> str:
+    """Put a mark before a name's ending, and make it as short as names of files have to be."""
+    path = PurePosixPath(name)
+    stem, suffix = (path.stem, path.suffix) if len(path.suffix) <= _LONGEST_SUFFIX else (name, "")
+    room = _MAX_NAME_BYTES - len(f"{mark}{suffix}".encode())
+    return f"{stem.encode()[:room].decode(errors='ignore')}{mark}{suffix}"
 
 
 async def zipped(

@@ -22,7 +22,7 @@ async def clean_up(context: SystemContext) -> None:
         dry_run=context.resources.storage_cleanup_dry_run,
     )
     for reason in report.left_alone:
-        context.log.warning("objects without a row were left alone", reason=reason)
+        context.log.warning("objects were left alone", reason=reason)
     context.log.info("storage cleaned up", **log_fields(report))
     if report.problems:
         raise CleanupIncompleteError(report)

@@ -14,9 +14,11 @@ async def monitor_subscriptions(context: SystemContext) -> None:
     is_last = False
     while not is_last:
         async with resources.database.transaction() as connection:
-            disabled, _ = await disable_failing(
+            disabled, created = await disable_failing(
                 connection, resources.delivery.subscription_failing, limit=_BATCH
             )
+        if created:
+            resources.jobs_created(created)
         for subscription in disabled:
             context.log.warning(
                 "subscription disabled",

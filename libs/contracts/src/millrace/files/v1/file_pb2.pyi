@@ -77,7 +77,9 @@ class File(_message.Message):
     delivery to storage made is a path of such names.
     """
     content_type: _builtins.str
-    """The media type, such as "text/csv": as it was given, unless the content is plainly something else."""
+    """The media type, such as "text/csv", in lower case: what was given, with its parameters as they were given, unless the
+    content is plainly something else.
+    """
     size_bytes: _builtins.int
     """The length in bytes."""
     sha256: _builtins.str

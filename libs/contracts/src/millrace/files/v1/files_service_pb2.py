@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from millrace.files.v1 import file_pb2 as millrace_dot_files_dot_v1_dot_file__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%millrace/files/v1/files_service.proto\x12\x11millrace.files.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cmillrace/files/v1/file.proto\"\xa5\x01\n\x10UploadFileHeader\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x17\n\nsize_bytes\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12\x11\n\ttemporary\x18\x07 \x01(\x08\x42\r\n\x0b_size_bytes\"c\n\x11UploadFileRequest\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32#.millrace.files.v1.UploadFileHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\";\n\x12UploadFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"\xd9\x01\n\x15InitiateUploadRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x17\n\nsize_bytes\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12\x11\n\ttemporary\x18\x07 \x01(\x08\x12-\n\nexpires_in\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\n\x0b_size_bytes\"C\n\x16InitiateUploadResponse\x12)\n\x06upload\x18\x01 \x01(\x0b\x32\x19.millrace.files.v1.Upload\"9\n\x14\x43onfirmUploadRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\">\n\x15\x43onfirmUploadResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"8\n\x13\x43\x61ncelUploadRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\"\x16\n\x14\x43\x61ncelUploadResponse\"V\n\x13\x44ownloadFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0e\n\x06length\x18\x04 \x01(\x03\"X\n\x14\x44ownloadFileResponse\x12\'\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.FileH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"1\n\x0eGetFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\"8\n\x0fGetFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"g\n\x15GetDownloadUrlRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\x12-\n\nexpires_in\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"U\n\x16GetDownloadUrlResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x12PersistFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\"<\n\x13PersistFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"I\n\x11\x44\x65leteFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\x12\x13\n\x0bpermanently\x18\x03 \x01(\x08\";\n\x12\x44\x65leteFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"6\n\x13UndeleteFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\"=\n\x14UndeleteFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"%\n\x13GetFileUsageRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\"C\n\x14GetFileUsageResponse\x12+\n\x05usage\x18\x01 \x01(\x0b\x32\x1c.millrace.files.v1.FileUsage\"^\n\x17UpdateFileLimitsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x33\n\x06limits\x18\x02 \x01(\x0b\x32#.millrace.files.v1.FileLimitsUpdate\"\x9a\x01\n\x10\x46ileLimitsUpdate\x12\x1c\n\x0fmax_total_bytes\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tmax_files\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x1b\n\x0emax_file_bytes\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\x12\n\x10_max_total_bytesB\x0c\n\n_max_filesB\x11\n\x0f_max_file_bytes\"G\n\x18UpdateFileLimitsResponse\x12+\n\x05usage\x18\x01 \x01(\x0b\x32\x1c.millrace.files.v1.FileUsage\"\xae\x02\n\x10ListFilesRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12,\n\x06states\x18\x04 \x03(\x0e\x32\x1c.millrace.files.v1.FileState\x12\x13\n\x0bname_prefix\x18\x05 \x01(\t\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12\x0e\n\x06job_id\x18\x07 \x01(\t\x12\x15\n\rcontent_types\x18\x08 \x03(\t\x12\x31\n\rcreated_after\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x11ListFilesResponse\x12&\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x17.millrace.files.v1.File\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb2\x0e\n\x0c\x46ilesService\x12[\n\nUploadFile\x12$.millrace.files.v1.UploadFileRequest\x1a%.millrace.files.v1.UploadFileResponse(\x01\x12\x98\x01\n\x0eInitiateUpload\x12(.millrace.files.v1.InitiateUploadRequest\x1a).millrace.files.v1.InitiateUploadResponse\"1\x82\xd3\xe4\x93\x02+\"&/v1/orgs/{org_id}/files:initiateUpload:\x01*\x12\x94\x01\n\rConfirmUpload\x12\'.millrace.files.v1.ConfirmUploadRequest\x1a(.millrace.files.v1.ConfirmUploadResponse\"0\x82\xd3\xe4\x93\x02*\"%/v1/orgs/{org_id}/files:confirmUpload:\x01*\x12\x90\x01\n\x0c\x43\x61ncelUpload\x12&.millrace.files.v1.CancelUploadRequest\x1a\'.millrace.files.v1.CancelUploadResponse\"/\x82\xd3\xe4\x93\x02)\"$/v1/orgs/{org_id}/files:cancelUpload:\x01*\x12\x95\x01\n\x0c\x44ownloadFile\x12&.millrace.files.v1.DownloadFileRequest\x1a\'.millrace.files.v1.DownloadFileResponse\"2\x82\xd3\xe4\x93\x02,\x12*/v1/orgs/{org_id}/files/{file_id}:download0\x01\x12{\n\x07GetFile\x12!.millrace.files.v1.GetFileRequest\x1a\".millrace.files.v1.GetFileResponse\")\x82\xd3\xe4\x93\x02#\x12!/v1/orgs/{org_id}/files/{file_id}\x12\x9c\x01\n\x0eGetDownloadUrl\x12(.millrace.files.v1.GetDownloadUrlRequest\x1a).millrace.files.v1.GetDownloadUrlResponse\"5\x82\xd3\xe4\x93\x02/\x12-/v1/orgs/{org_id}/files/{file_id}:downloadUrl\x12\x92\x01\n\x0bPersistFile\x12%.millrace.files.v1.PersistFileRequest\x1a&.millrace.files.v1.PersistFileResponse\"4\x82\xd3\xe4\x93\x02.\")/v1/orgs/{org_id}/files/{file_id}:persist:\x01*\x12\x84\x01\n\nDeleteFile\x12$.millrace.files.v1.DeleteFileRequest\x1a%.millrace.files.v1.DeleteFileResponse\")\x82\xd3\xe4\x93\x02#*!/v1/orgs/{org_id}/files/{file_id}\x12\x96\x01\n\x0cUndeleteFile\x12&.millrace.files.v1.UndeleteFileRequest\x1a\'.millrace.files.v1.UndeleteFileResponse\"5\x82\xd3\xe4\x93\x02/\"*/v1/orgs/{org_id}/files/{file_id}:undelete:\x01*\x12\x85\x01\n\x0cGetFileUsage\x12&.millrace.files.v1.GetFileUsageRequest\x1a\'.millrace.files.v1.GetFileUsageResponse\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/orgs/{org_id}/file-usage\x12\x95\x01\n\x10UpdateFileLimits\x12*.millrace.files.v1.UpdateFileLimitsRequest\x1a+.millrace.files.v1.UpdateFileLimitsResponse\"(\x82\xd3\xe4\x93\x02\"\"\x1d/v1/orgs/{org_id}/file-limits:\x01*\x12w\n\tListFiles\x12#.millrace.files.v1.ListFilesRequest\x1a$.millrace.files.v1.ListFilesResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/orgs/{org_id}/filesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%millrace/files/v1/files_service.proto\x12\x11millrace.files.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cmillrace/files/v1/file.proto\"\xa5\x01\n\x10UploadFileHeader\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x17\n\nsize_bytes\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12\x11\n\ttemporary\x18\x07 \x01(\x08\x42\r\n\x0b_size_bytes\"c\n\x11UploadFileRequest\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32#.millrace.files.v1.UploadFileHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\";\n\x12UploadFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"\xd9\x01\n\x15InitiateUploadRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x17\n\nsize_bytes\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12\x11\n\ttemporary\x18\x07 \x01(\x08\x12-\n\nexpires_in\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\n\x0b_size_bytes\"C\n\x16InitiateUploadResponse\x12)\n\x06upload\x18\x01 \x01(\x0b\x32\x19.millrace.files.v1.Upload\"9\n\x14\x43onfirmUploadRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\">\n\x15\x43onfirmUploadResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"8\n\x13\x43\x61ncelUploadRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\"\x16\n\x14\x43\x61ncelUploadResponse\"V\n\x13\x44ownloadFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0e\n\x06length\x18\x04 \x01(\x03\"X\n\x14\x44ownloadFileResponse\x12\'\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.FileH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"1\n\x0eGetFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\"8\n\x0fGetFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"g\n\x15GetDownloadUrlRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\x12-\n\nexpires_in\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"U\n\x16GetDownloadUrlResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x12PersistFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\"<\n\x13PersistFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"I\n\x11\x44\x65leteFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\x12\x13\n\x0bpermanently\x18\x03 \x01(\x08\";\n\x12\x44\x65leteFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"6\n\x13UndeleteFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\"=\n\x14UndeleteFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"%\n\x13GetFileUsageRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\"C\n\x14GetFileUsageResponse\x12+\n\x05usage\x18\x01 \x01(\x0b\x32\x1c.millrace.files.v1.FileUsage\"\x8f\x01\n\x17UpdateFileLimitsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x33\n\x06limits\x18\x02 \x01(\x0b\x32#.millrace.files.v1.FileLimitsUpdate\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\x9a\x01\n\x10\x46ileLimitsUpdate\x12\x1c\n\x0fmax_total_bytes\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tmax_files\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x1b\n\x0emax_file_bytes\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\x12\n\x10_max_total_bytesB\x0c\n\n_max_filesB\x11\n\x0f_max_file_bytes\"G\n\x18UpdateFileLimitsResponse\x12+\n\x05usage\x18\x01 \x01(\x0b\x32\x1c.millrace.files.v1.FileUsage\"\xae\x02\n\x10ListFilesRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12,\n\x06states\x18\x04 \x03(\x0e\x32\x1c.millrace.files.v1.FileState\x12\x13\n\x0bname_prefix\x18\x05 \x01(\t\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12\x0e\n\x06job_id\x18\x07 \x01(\t\x12\x15\n\rcontent_types\x18\x08 \x03(\t\x12\x31\n\rcreated_after\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x11ListFilesResponse\x12&\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x17.millrace.files.v1.File\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb2\x0e\n\x0c\x46ilesService\x12[\n\nUploadFile\x12$.millrace.files.v1.UploadFileRequest\x1a%.millrace.files.v1.UploadFileResponse(\x01\x12\x98\x01\n\x0eInitiateUpload\x12(.millrace.files.v1.InitiateUploadRequest\x1a).millrace.files.v1.InitiateUploadResponse\"1\x82\xd3\xe4\x93\x02+\"&/v1/orgs/{org_id}/files:initiateUpload:\x01*\x12\x94\x01\n\rConfirmUpload\x12\'.millrace.files.v1.ConfirmUploadRequest\x1a(.millrace.files.v1.ConfirmUploadResponse\"0\x82\xd3\xe4\x93\x02*\"%/v1/orgs/{org_id}/files:confirmUpload:\x01*\x12\x90\x01\n\x0c\x43\x61ncelUpload\x12&.millrace.files.v1.CancelUploadRequest\x1a\'.millrace.files.v1.CancelUploadResponse\"/\x82\xd3\xe4\x93\x02)\"$/v1/orgs/{org_id}/files:cancelUpload:\x01*\x12\x95\x01\n\x0c\x44ownloadFile\x12&.millrace.files.v1.DownloadFileRequest\x1a\'.millrace.files.v1.DownloadFileResponse\"2\x82\xd3\xe4\x93\x02,\x12*/v1/orgs/{org_id}/files/{file_id}:download0\x01\x12{\n\x07GetFile\x12!.millrace.files.v1.GetFileRequest\x1a\".millrace.files.v1.GetFileResponse\")\x82\xd3\xe4\x93\x02#\x12!/v1/orgs/{org_id}/files/{file_id}\x12\x9c\x01\n\x0eGetDownloadUrl\x12(.millrace.files.v1.GetDownloadUrlRequest\x1a).millrace.files.v1.GetDownloadUrlResponse\"5\x82\xd3\xe4\x93\x02/\x12-/v1/orgs/{org_id}/files/{file_id}:downloadUrl\x12\x92\x01\n\x0bPersistFile\x12%.millrace.files.v1.PersistFileRequest\x1a&.millrace.files.v1.PersistFileResponse\"4\x82\xd3\xe4\x93\x02.\")/v1/orgs/{org_id}/files/{file_id}:persist:\x01*\x12\x84\x01\n\nDeleteFile\x12$.millrace.files.v1.DeleteFileRequest\x1a%.millrace.files.v1.DeleteFileResponse\")\x82\xd3\xe4\x93\x02#*!/v1/orgs/{org_id}/files/{file_id}\x12\x96\x01\n\x0cUndeleteFile\x12&.millrace.files.v1.UndeleteFileRequest\x1a\'.millrace.files.v1.UndeleteFileResponse\"5\x82\xd3\xe4\x93\x02/\"*/v1/orgs/{org_id}/files/{file_id}:undelete:\x01*\x12\x85\x01\n\x0cGetFileUsage\x12&.millrace.files.v1.GetFileUsageRequest\x1a\'.millrace.files.v1.GetFileUsageResponse\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/orgs/{org_id}/file-usage\x12\x95\x01\n\x10UpdateFileLimits\x12*.millrace.files.v1.UpdateFileLimitsRequest\x1a+.millrace.files.v1.UpdateFileLimitsResponse\"(\x82\xd3\xe4\x93\x02\"\"\x1d/v1/orgs/{org_id}/file-limits:\x01*\x12w\n\tListFiles\x12#.millrace.files.v1.ListFilesRequest\x1a$.millrace.files.v1.ListFilesResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/orgs/{org_id}/filesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,62 +60,62 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FILESSERVICE'].methods_by_name['UpdateFileLimits']._serialized_options = b'\202\323\344\223\002\"\"\035/v1/orgs/{org_id}/file-limits:\001*'
   _globals['_FILESSERVICE'].methods_by_name['ListFiles']._loaded_options = None
   _globals['_FILESSERVICE'].methods_by_name['ListFiles']._serialized_options = b'\202\323\344\223\002\031\022\027/v1/orgs/{org_id}/files'
-  _globals['_UPLOADFILEHEADER']._serialized_start=186
-  _globals['_UPLOADFILEHEADER']._serialized_end=351
-  _globals['_UPLOADFILEREQUEST']._serialized_start=353
-  _globals['_UPLOADFILEREQUEST']._serialized_end=452
-  _globals['_UPLOADFILERESPONSE']._serialized_start=454
-  _globals['_UPLOADFILERESPONSE']._serialized_end=513
-  _globals['_INITIATEUPLOADREQUEST']._serialized_start=516
-  _globals['_INITIATEUPLOADREQUEST']._serialized_end=733
-  _globals['_INITIATEUPLOADRESPONSE']._serialized_start=735
-  _globals['_INITIATEUPLOADRESPONSE']._serialized_end=802
-  _globals['_CONFIRMUPLOADREQUEST']._serialized_start=804
-  _globals['_CONFIRMUPLOADREQUEST']._serialized_end=861
-  _globals['_CONFIRMUPLOADRESPONSE']._serialized_start=863
-  _globals['_CONFIRMUPLOADRESPONSE']._serialized_end=925
-  _globals['_CANCELUPLOADREQUEST']._serialized_start=927
-  _globals['_CANCELUPLOADREQUEST']._serialized_end=983
-  _globals['_CANCELUPLOADRESPONSE']._serialized_start=985
-  _globals['_CANCELUPLOADRESPONSE']._serialized_end=1007
-  _globals['_DOWNLOADFILEREQUEST']._serialized_start=1009
-  _globals['_DOWNLOADFILEREQUEST']._serialized_end=1095
-  _globals['_DOWNLOADFILERESPONSE']._serialized_start=1097
-  _globals['_DOWNLOADFILERESPONSE']._serialized_end=1185
-  _globals['_GETFILEREQUEST']._serialized_start=1187
-  _globals['_GETFILEREQUEST']._serialized_end=1236
-  _globals['_GETFILERESPONSE']._serialized_start=1238
-  _globals['_GETFILERESPONSE']._serialized_end=1294
-  _globals['_GETDOWNLOADURLREQUEST']._serialized_start=1296
-  _globals['_GETDOWNLOADURLREQUEST']._serialized_end=1399
-  _globals['_GETDOWNLOADURLRESPONSE']._serialized_start=1401
-  _globals['_GETDOWNLOADURLRESPONSE']._serialized_end=1486
-  _globals['_PERSISTFILEREQUEST']._serialized_start=1488
-  _globals['_PERSISTFILEREQUEST']._serialized_end=1541
-  _globals['_PERSISTFILERESPONSE']._serialized_start=1543
-  _globals['_PERSISTFILERESPONSE']._serialized_end=1603
-  _globals['_DELETEFILEREQUEST']._serialized_start=1605
-  _globals['_DELETEFILEREQUEST']._serialized_end=1678
-  _globals['_DELETEFILERESPONSE']._serialized_start=1680
-  _globals['_DELETEFILERESPONSE']._serialized_end=1739
-  _globals['_UNDELETEFILEREQUEST']._serialized_start=1741
-  _globals['_UNDELETEFILEREQUEST']._serialized_end=1795
-  _globals['_UNDELETEFILERESPONSE']._serialized_start=1797
-  _globals['_UNDELETEFILERESPONSE']._serialized_end=1858
-  _globals['_GETFILEUSAGEREQUEST']._serialized_start=1860
-  _globals['_GETFILEUSAGEREQUEST']._serialized_end=1897
-  _globals['_GETFILEUSAGERESPONSE']._serialized_start=1899
-  _globals['_GETFILEUSAGERESPONSE']._serialized_end=1966
-  _globals['_UPDATEFILELIMITSREQUEST']._serialized_start=1968
-  _globals['_UPDATEFILELIMITSREQUEST']._serialized_end=2062
-  _globals['_FILELIMITSUPDATE']._serialized_start=2065
-  _globals['_FILELIMITSUPDATE']._serialized_end=2219
-  _globals['_UPDATEFILELIMITSRESPONSE']._serialized_start=2221
-  _globals['_UPDATEFILELIMITSRESPONSE']._serialized_end=2292
-  _globals['_LISTFILESREQUEST']._serialized_start=2295
-  _globals['_LISTFILESREQUEST']._serialized_end=2597
-  _globals['_LISTFILESRESPONSE']._serialized_start=2599
-  _globals['_LISTFILESRESPONSE']._serialized_end=2683
-  _globals['_FILESSERVICE']._serialized_start=2686
-  _globals['_FILESSERVICE']._serialized_end=4528
+  _globals['_UPLOADFILEHEADER']._serialized_start=220
+  _globals['_UPLOADFILEHEADER']._serialized_end=385
+  _globals['_UPLOADFILEREQUEST']._serialized_start=387
+  _globals['_UPLOADFILEREQUEST']._serialized_end=486
+  _globals['_UPLOADFILERESPONSE']._serialized_start=488
+  _globals['_UPLOADFILERESPONSE']._serialized_end=547
+  _globals['_INITIATEUPLOADREQUEST']._serialized_start=550
+  _globals['_INITIATEUPLOADREQUEST']._serialized_end=767
+  _globals['_INITIATEUPLOADRESPONSE']._serialized_start=769
+  _globals['_INITIATEUPLOADRESPONSE']._serialized_end=836
+  _globals['_CONFIRMUPLOADREQUEST']._serialized_start=838
+  _globals['_CONFIRMUPLOADREQUEST']._serialized_end=895
+  _globals['_CONFIRMUPLOADRESPONSE']._serialized_start=897
+  _globals['_CONFIRMUPLOADRESPONSE']._serialized_end=959
+  _globals['_CANCELUPLOADREQUEST']._serialized_start=961
+  _globals['_CANCELUPLOADREQUEST']._serialized_end=1017
+  _globals['_CANCELUPLOADRESPONSE']._serialized_start=1019
+  _globals['_CANCELUPLOADRESPONSE']._serialized_end=1041
+  _globals['_DOWNLOADFILEREQUEST']._serialized_start=1043
+  _globals['_DOWNLOADFILEREQUEST']._serialized_end=1129
+  _globals['_DOWNLOADFILERESPONSE']._serialized_start=1131
+  _globals['_DOWNLOADFILERESPONSE']._serialized_end=1219
+  _globals['_GETFILEREQUEST']._serialized_start=1221
+  _globals['_GETFILEREQUEST']._serialized_end=1270
+  _globals['_GETFILERESPONSE']._serialized_start=1272
+  _globals['_GETFILERESPONSE']._serialized_end=1328
+  _globals['_GETDOWNLOADURLREQUEST']._serialized_start=1330
+  _globals['_GETDOWNLOADURLREQUEST']._serialized_end=1433
+  _globals['_GETDOWNLOADURLRESPONSE']._serialized_start=1435
+  _globals['_GETDOWNLOADURLRESPONSE']._serialized_end=1520
+  _globals['_PERSISTFILEREQUEST']._serialized_start=1522
+  _globals['_PERSISTFILEREQUEST']._serialized_end=1575
+  _globals['_PERSISTFILERESPONSE']._serialized_start=1577
+  _globals['_PERSISTFILERESPONSE']._serialized_end=1637
+  _globals['_DELETEFILEREQUEST']._serialized_start=1639
+  _globals['_DELETEFILEREQUEST']._serialized_end=1712
+  _globals['_DELETEFILERESPONSE']._serialized_start=1714
+  _globals['_DELETEFILERESPONSE']._serialized_end=1773
+  _globals['_UNDELETEFILEREQUEST']._serialized_start=1775
+  _globals['_UNDELETEFILEREQUEST']._serialized_end=1829
+  _globals['_UNDELETEFILERESPONSE']._serialized_start=1831
+  _globals['_UNDELETEFILERESPONSE']._serialized_end=1892
+  _globals['_GETFILEUSAGEREQUEST']._serialized_start=1894
+  _globals['_GETFILEUSAGEREQUEST']._serialized_end=1931
+  _globals['_GETFILEUSAGERESPONSE']._serialized_start=1933
+  _globals['_GETFILEUSAGERESPONSE']._serialized_end=2000
+  _globals['_UPDATEFILELIMITSREQUEST']._serialized_start=2003
+  _globals['_UPDATEFILELIMITSREQUEST']._serialized_end=2146
+  _globals['_FILELIMITSUPDATE']._serialized_start=2149
+  _globals['_FILELIMITSUPDATE']._serialized_end=2303
+  _globals['_UPDATEFILELIMITSRESPONSE']._serialized_start=2305
+  _globals['_UPDATEFILELIMITSRESPONSE']._serialized_end=2376
+  _globals['_LISTFILESREQUEST']._serialized_start=2379
+  _globals['_LISTFILESREQUEST']._serialized_end=2681
+  _globals['_LISTFILESRESPONSE']._serialized_start=2683
+  _globals['_LISTFILESRESPONSE']._serialized_end=2767
+  _globals['_FILESSERVICE']._serialized_start=2770
+  _globals['_FILESSERVICE']._serialized_end=4612
 # @@protoc_insertion_point(module_scope)

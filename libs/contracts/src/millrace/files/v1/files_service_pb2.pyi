@@ -6,6 +6,7 @@ The Files service: what jobs read and what they make, as streams."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -37,9 +38,11 @@ class UploadFileHeader(_message.Message):
     org_id: _builtins.str
     """Required."""
     name: _builtins.str
-    """Required. At most 255 bytes, without "/" and control characters, neither "." nor ".."."""
+    """Required. At most 255 bytes, without "/" and control characters, neither "." nor "..", and not of characters alone that
+    nobody can see.
+    """
     content_type: _builtins.str
-    """The media type; empty: guessed from the name."""
+    """The media type, with parameters or without, in any case; empty: guessed from the name."""
     size_bytes: _builtins.int
     """The length in bytes, when it is known; checked against what arrives."""
     sha256: _builtins.str
@@ -132,9 +135,11 @@ class InitiateUploadRequest(_message.Message):
     org_id: _builtins.str
     """Required."""
     name: _builtins.str
-    """Required. At most 255 bytes, without "/" and control characters, neither "." nor ".."."""
+    """Required. At most 255 bytes, without "/" and control characters, neither "." nor "..", and not of characters alone that
+    nobody can see.
+    """
     content_type: _builtins.str
-    """The media type; empty: guessed from the name."""
+    """The media type, with parameters or without, in any case; empty: guessed from the name."""
     size_bytes: _builtins.int
     """Required. The length in bytes, up to 5 GiB."""
     sha256: _builtins.str
@@ -614,21 +619,29 @@ class UpdateFileLimitsRequest(_message.Message):
 
     ORG_ID_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     """Required."""
     @_builtins.property
     def limits(self) -> Global___FileLimitsUpdate:
         """Required. Unset fields of it: as the server says. 0: no limit."""
 
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which fields of `limits` are set, such as "max_files"; the others stay as they are. Empty: all three. INVALID_ARGUMENT
+        for a field that there is not.
+        """
+
     def __init__(
         self,
         *,
         org_id: _builtins.str = ...,
         limits: Global___FileLimitsUpdate | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "org_id", b"org_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "org_id", b"org_id", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -723,7 +736,9 @@ class ListFilesRequest(_message.Message):
 
     @_builtins.property
     def content_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Any of these media types; empty: all."""
+        """Any of these media types, in any case; empty: all. One without parameters matches with any: "text/csv" also
+        "text/csv; charset=utf-8". One with parameters matches only with the same, written the same way.
+        """
 
     @_builtins.property
     def created_after(self) -> _timestamp_pb2.Timestamp:

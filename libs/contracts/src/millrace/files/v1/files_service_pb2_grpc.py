@@ -168,7 +168,8 @@ class FilesServiceServicer:
 
     def GetDownloadUrl(self, request, context):
         """Returns a URL from which anyone who knows it can download a file for some time, straight from the object store,
-        by HTTP and with ranges. May be retried. FAILED_PRECONDITION when the file is deleted.
+        by HTTP and with ranges. It ends with the file's expires_at, if not before. May be retried. FAILED_PRECONDITION when the
+        file is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,7 +207,8 @@ class FilesServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateFileLimits(self, request, context):
-        """Sets the limits of an organisation, all three, for operators. Files that exceed them already stay. May be retried.
+        """Sets limits of an organisation, those that the mask names, for operators. Files that exceed them already stay. May be
+        retried.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -69,7 +69,8 @@ class FilesServiceStub:
     """Returns the description of a file. May be retried."""
     GetDownloadUrl: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.GetDownloadUrlRequest, _files_service_pb2.GetDownloadUrlResponse]
     """Returns a URL from which anyone who knows it can download a file for some time, straight from the object store,
-    by HTTP and with ranges. May be retried. FAILED_PRECONDITION when the file is deleted.
+    by HTTP and with ranges. It ends with the file's expires_at, if not before. May be retried. FAILED_PRECONDITION when the
+    file is deleted.
     """
     PersistFile: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.PersistFileRequest, _files_service_pb2.PersistFileResponse]
     """Keeps a file, a temporary one or one of a job, until somebody deletes it. May be retried. FAILED_PRECONDITION when
@@ -86,7 +87,9 @@ class FilesServiceStub:
     GetFileUsage: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.GetFileUsageRequest, _files_service_pb2.GetFileUsageResponse]
     """Returns what the files of an organisation take up, and what they may. May be retried."""
     UpdateFileLimits: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.UpdateFileLimitsRequest, _files_service_pb2.UpdateFileLimitsResponse]
-    """Sets the limits of an organisation, all three, for operators. Files that exceed them already stay. May be retried."""
+    """Sets limits of an organisation, those that the mask names, for operators. Files that exceed them already stay. May be
+    retried.
+    """
     ListFiles: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.ListFilesRequest, _files_service_pb2.ListFilesResponse]
     """Lists the files of an organisation, newest first, in an order that stays stable while files are
     added. All given filters must match. May be retried.
@@ -133,7 +136,8 @@ class FilesServiceAsyncStub(FilesServiceStub):
     """Returns the description of a file. May be retried."""
     GetDownloadUrl: _aio.UnaryUnaryMultiCallable[_files_service_pb2.GetDownloadUrlRequest, _files_service_pb2.GetDownloadUrlResponse]  # type: ignore[assignment]
     """Returns a URL from which anyone who knows it can download a file for some time, straight from the object store,
-    by HTTP and with ranges. May be retried. FAILED_PRECONDITION when the file is deleted.
+    by HTTP and with ranges. It ends with the file's expires_at, if not before. May be retried. FAILED_PRECONDITION when the
+    file is deleted.
     """
     PersistFile: _aio.UnaryUnaryMultiCallable[_files_service_pb2.PersistFileRequest, _files_service_pb2.PersistFileResponse]  # type: ignore[assignment]
     """Keeps a file, a temporary one or one of a job, until somebody deletes it. May be retried. FAILED_PRECONDITION when
@@ -150,7 +154,9 @@ class FilesServiceAsyncStub(FilesServiceStub):
     GetFileUsage: _aio.UnaryUnaryMultiCallable[_files_service_pb2.GetFileUsageRequest, _files_service_pb2.GetFileUsageResponse]  # type: ignore[assignment]
     """Returns what the files of an organisation take up, and what they may. May be retried."""
     UpdateFileLimits: _aio.UnaryUnaryMultiCallable[_files_service_pb2.UpdateFileLimitsRequest, _files_service_pb2.UpdateFileLimitsResponse]  # type: ignore[assignment]
-    """Sets the limits of an organisation, all three, for operators. Files that exceed them already stay. May be retried."""
+    """Sets limits of an organisation, those that the mask names, for operators. Files that exceed them already stay. May be
+    retried.
+    """
     ListFiles: _aio.UnaryUnaryMultiCallable[_files_service_pb2.ListFilesRequest, _files_service_pb2.ListFilesResponse]  # type: ignore[assignment]
     """Lists the files of an organisation, newest first, in an order that stays stable while files are
     added. All given filters must match. May be retried.
@@ -236,7 +242,8 @@ class FilesServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_files_service_pb2.GetDownloadUrlResponse, _abc.Awaitable[_files_service_pb2.GetDownloadUrlResponse]]:
         """Returns a URL from which anyone who knows it can download a file for some time, straight from the object store,
-        by HTTP and with ranges. May be retried. FAILED_PRECONDITION when the file is deleted.
+        by HTTP and with ranges. It ends with the file's expires_at, if not before. May be retried. FAILED_PRECONDITION when the
+        file is deleted.
         """
 
     @_abc_1.abstractmethod
@@ -283,7 +290,9 @@ class FilesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _files_service_pb2.UpdateFileLimitsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_files_service_pb2.UpdateFileLimitsResponse, _abc.Awaitable[_files_service_pb2.UpdateFileLimitsResponse]]:
-        """Sets the limits of an organisation, all three, for operators. Files that exceed them already stay. May be retried."""
+        """Sets limits of an organisation, those that the mask names, for operators. Files that exceed them already stay. May be
+        retried.
+        """
 
     @_abc_1.abstractmethod
     def ListFiles(

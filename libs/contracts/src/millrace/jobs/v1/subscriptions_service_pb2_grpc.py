@@ -119,7 +119,8 @@ class SubscriptionsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSubscription(self, request, context):
-        """Changes the fields that the mask names. Events that wait to be sent go to the new URL.
+        """Changes the fields that the mask names. Events that wait to be sent go to the new URL; failures of the one before are
+        forgotten.
         ABORTED when `subscription.version` is given and is not the current one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

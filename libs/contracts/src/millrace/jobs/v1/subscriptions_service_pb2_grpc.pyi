@@ -49,7 +49,8 @@ class SubscriptionsServiceStub:
     ListSubscriptions: _grpc.UnaryUnaryMultiCallable[_subscriptions_service_pb2.ListSubscriptionsRequest, _subscriptions_service_pb2.ListSubscriptionsResponse]
     """Lists the subscriptions of an organisation, newest first. May be retried."""
     UpdateSubscription: _grpc.UnaryUnaryMultiCallable[_subscriptions_service_pb2.UpdateSubscriptionRequest, _subscriptions_service_pb2.UpdateSubscriptionResponse]
-    """Changes the fields that the mask names. Events that wait to be sent go to the new URL.
+    """Changes the fields that the mask names. Events that wait to be sent go to the new URL; failures of the one before are
+    forgotten.
     ABORTED when `subscription.version` is given and is not the current one.
     """
     DeleteSubscription: _grpc.UnaryUnaryMultiCallable[_subscriptions_service_pb2.DeleteSubscriptionRequest, _subscriptions_service_pb2.DeleteSubscriptionResponse]
@@ -86,7 +87,8 @@ class SubscriptionsServiceAsyncStub(SubscriptionsServiceStub):
     ListSubscriptions: _aio.UnaryUnaryMultiCallable[_subscriptions_service_pb2.ListSubscriptionsRequest, _subscriptions_service_pb2.ListSubscriptionsResponse]  # type: ignore[assignment]
     """Lists the subscriptions of an organisation, newest first. May be retried."""
     UpdateSubscription: _aio.UnaryUnaryMultiCallable[_subscriptions_service_pb2.UpdateSubscriptionRequest, _subscriptions_service_pb2.UpdateSubscriptionResponse]  # type: ignore[assignment]
-    """Changes the fields that the mask names. Events that wait to be sent go to the new URL.
+    """Changes the fields that the mask names. Events that wait to be sent go to the new URL; failures of the one before are
+    forgotten.
     ABORTED when `subscription.version` is given and is not the current one.
     """
     DeleteSubscription: _aio.UnaryUnaryMultiCallable[_subscriptions_service_pb2.DeleteSubscriptionRequest, _subscriptions_service_pb2.DeleteSubscriptionResponse]  # type: ignore[assignment]
@@ -144,7 +146,8 @@ class SubscriptionsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _subscriptions_service_pb2.UpdateSubscriptionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_subscriptions_service_pb2.UpdateSubscriptionResponse, _abc.Awaitable[_subscriptions_service_pb2.UpdateSubscriptionResponse]]:
-        """Changes the fields that the mask names. Events that wait to be sent go to the new URL.
+        """Changes the fields that the mask names. Events that wait to be sent go to the new URL; failures of the one before are
+        forgotten.
         ABORTED when `subscription.version` is given and is not the current one.
         """
 

@@ -1,0 +1,36 @@
+"""So many objects are written to S3 at a time; who comes later waits, and not for ever."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from millrace_storage import s3_writing
+from millrace_storage.object_store import StoreUnavailableError
+from support.object_stores import chunks_of, keys
+from support.s3_server import S3Bucket
+
+
+async def test_who_waits_too_long_for_a_place_is_sent_away(
+    s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_writing, "MAX_WRITES", 2)
+    monkeypatch.setattr(s3_writing, "_WAITING_SECONDS", 0.05)
+    store = s3_bucket.store()
+    begun = asyncio.Semaphore(0)
+    go_on = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        begun.release()
+        await go_on.wait()
+        yield b"at last"
+
+    async with asyncio.TaskGroup() as writers:
+        for number in range(2):
+            writers.create_task(store.put(f"org-acme/00/slow-{number}", slow()))
+            await begun.acquire()
+        with pytest.raises(StoreUnavailableError, match="2 objects are being written already"):
+            await store.put("org-acme/00/late", chunks_of(b"late"))
+        go_on.set()
+    await store.put("org-acme/00/later", chunks_of(b"later"))
+    assert await keys(store) == ["org-acme/00/later", "org-acme/00/slow-0", "org-acme/00/slow-1"]

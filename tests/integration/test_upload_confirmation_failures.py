@@ -1,0 +1,189 @@
+"""Confirmations of uploads that fail, are killed or lose their answer: what was uploaded is not lost."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millrace_database import Database
+from millrace_storage import (
+    FileRecord,
+    FileStore,
+    StoredObject,
+    StoreUnavailableError,
+    upload_confirmation,
+)
+from millrace_storage.storage_cleanup import clean_up_storage
+from support.direct_uploads import CONTENT, initiate, send
+from support.local_files import local_files
+from support.object_stores import put
+from support.stored_files import StoredFiles
+
+
+@pytest.fixture
+def files(database: Database, tmp_path: Path) -> FileStore:
+    return local_files(database, tmp_path, files_allowed_types=("text/*",))
+
+
+@pytest.fixture(autouse=True)
+async def inside(files: FileStore, database: Database) -> AsyncIterator[StoredFiles]:
+    """What there is inside, which is consistent at the end of each test."""
+    inside = StoredFiles(database, files.stores.default)
+    yield inside
+    await inside.assert_consistent()
+
+
+async def _read(files: FileStore, file: FileRecord) -> bytes:
+    _, chunks = await files.open(file.org_id, file.file_id)
+    return b"".join([chunk async for chunk in chunks])
+
+
+async def _expire_uploads(database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute("UPDATE file_uploads SET expires_at = now()")
+
+
+@pytest.mark.parametrize("is_newer_there", [False, True])
+async def test_a_confirmation_that_failed_for_another_reason_can_be_repeated(
+    files: FileStore,
+    inside: StoredFiles,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_newer_there: bool,
+) -> None:
+    upload = await initiate(files)
+    key = await send(files, database, upload)
+    newer = b"NEWER" + CONTENT[5:]
+
+    async def get(_: str) -> AsyncIterator[bytes]:
+        if is_newer_there:
+            await put(files.stores.default, key, newer)
+        raise StoreUnavailableError("no answer")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(files.stores.default, "get", get)
+        with pytest.raises(StoreUnavailableError):
+            await files.confirm_upload("acme", upload.upload_id)
+    assert await inside.keys() == {key}
+
+    file = await files.confirm_upload("acme", upload.upload_id)
+    assert await _read(files, file) == (newer if is_newer_there else CONTENT)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_confirmation_can_be_repeated_when_its_store_was_away_in_the_middle(
+    files: FileStore, database: Database, inside: StoredFiles, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """What was uploaded is moved, cannot be read there, and cannot be moved back."""
+    store = files.stores.default
+    moves, real = 0, store.move
+
+    async def move(source: str, target: str) -> StoredObject:
+        nonlocal moves
+        moves += 1
+        if 1 < moves <= 1 + times:
+            raise StoreUnavailableError("no answer")
+        return await real(source, target)
+
+    async def get(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailableError("no answer")
+
+    upload = await initiate(files)
+    await send(files, database, upload)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "move", move)
+        patch.setattr(store, "get", get)
+        for _ in range(times):
+            with pytest.raises(StoreUnavailableError):
+                await files.confirm_upload("acme", upload.upload_id)
+            assert await inside.rows("file_uploads") >= await inside.keys()
+
+    assert await _read(files, await files.confirm_upload("acme", upload.upload_id)) == CONTENT
+
+
+async def test_what_a_store_that_was_away_kept_is_cleaned_up(
+    files: FileStore, database: Database, inside: StoredFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = files.stores.default
+    real = store.head
+
+    async def head(key: str) -> StoredObject | None:
+        if "incoming" in key:
+            raise StoreUnavailableError("no answer")
+        return await real(key)
+
+    async def get(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailableError("no answer")
+
+    upload = await initiate(files)
+    await send(files, database, upload)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "head", head)
+        patch.setattr(store, "get", get)
+        with pytest.raises(StoreUnavailableError):
+            await files.confirm_upload("acme", upload.upload_id)
+    assert len(await inside.keys()) == 1
+    await clean_up_storage(database, files.stores)
+    assert await inside.keys() == set()
+
+
+async def test_a_confirmation_that_fails_after_the_upload_was_cancelled_leaves_nothing(
+    files: FileStore, inside: StoredFiles, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = await initiate(files)
+    await send(files, database, upload)
+
+    async def get(_: str) -> AsyncIterator[bytes]:
+        await files.cancel_upload("acme", upload.upload_id)
+        raise StoreUnavailableError("no answer")
+
+    monkeypatch.setattr(files.stores.default, "get", get)
+    with pytest.raises(StoreUnavailableError):
+        await files.confirm_upload("acme", upload.upload_id)
+
+    assert await inside.keys() == set()
+
+
+async def test_a_confirmation_whose_answer_was_lost_stands(
+    files: FileStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = await initiate(files)
+    await send(files, database, upload)
+    finish = files._confirmation._finish
+
+    async def lost(*arguments: Any) -> FileRecord:
+        await finish(*arguments)
+        raise ConnectionResetError("the answer is lost")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(files._confirmation, "_finish", lost)
+        with pytest.raises(ConnectionResetError):
+            await files.confirm_upload("acme", upload.upload_id)
+
+    assert await _read(files, await files.confirm_upload("acme", upload.upload_id)) == CONTENT
+
+
+async def test_a_confirmation_goes_on_where_one_was_killed_long_ago(
+    files: FileStore, inside: StoredFiles, database: Database
+) -> None:
+    upload = await initiate(files)
+    await send(files, database, upload)
+    await _kill_while_it_confirms(files, upload.upload_id)
+    async with database.connection() as connection:
+        await connection.execute("UPDATE file_uploads SET expires_at = now() WHERE kind = 'stream'")
+
+    file = await files.confirm_upload("acme", upload.upload_id)
+
+    assert await _read(files, file) == CONTENT
+    assert await inside.keys() == {file.object_key}
+
+
+async def _kill_while_it_confirms(files: FileStore, upload_id: Any) -> None:
+    """Leave what a process leaves that is killed while it reads what was uploaded."""
+    confirmation = files._confirmation
+    presigned = await confirmation._get("acme", upload_id)
+    attempt = upload_confirmation._attempt(presigned)
+    assert await files._writing.announce(attempt)
+    await confirmation._taken(presigned, attempt)
