@@ -35,6 +35,12 @@ class Scale:
     schedules: int = 10_000
     """Schedules that are due at the same time."""
 
+    file_mebibytes: int = 2_048
+    """The length of the file that is transferred."""
+
+    expired_files: int = 100_000
+    """Files that are cleaned up, beside as many that stay."""
+
     settled_seconds: float = 3.0
     """How long services may be busy with their start before they are observed."""
 
@@ -58,6 +64,8 @@ QUICK = Scale(
     history=1_000,
     flood=1_000,
     schedules=100,
+    file_mebibytes=8,
+    expired_files=100,
     settled_seconds=0.2,
     idle_seconds=0.5,
     open_seconds=1.0,

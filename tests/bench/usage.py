@@ -29,4 +29,12 @@ def service(running: ServiceProcess) -> psutil.Process:
 
 def megabytes(running: ServiceProcess) -> float:
     """The memory that the service holds (RSS)."""
-    return float(service(running).memory_info().rss) / 1_000_000
+    return megabytes_of(running.pid)
+
+
+def megabytes_of(pid: int) -> float:
+    """The memory that a process holds (RSS); 0: it has ended."""
+    try:
+        return float(psutil.Process(pid).memory_info().rss) / 1_000_000
+    except psutil.NoSuchProcess:
+        return 0.0

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from bench.figures import (
     bulk,
+    clean_up,
     cpu,
     creation,
     drain,
@@ -15,6 +16,7 @@ from bench.figures import (
     open_transaction,
     pick_up,
     schedules,
+    transfer,
     waiting,
 )
 from bench.rounds import Figure
@@ -32,5 +34,7 @@ FIGURES: Mapping[str, Figure] = {
     "memory": memory.measure,
     "idle": idle.measure,
     "schedules": schedules.measure,
+    "transfer": transfer.measure,
+    "clean-up": clean_up.measure,
     "open-transaction": open_transaction.measure,
 }
