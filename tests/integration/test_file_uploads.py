@@ -51,7 +51,11 @@ async def _read(files: FileStore, file: FileRecord) -> bytes:
 
 async def _expire_uploads(database: Database) -> None:
     async with database.connection() as connection:
-        await connection.execute("UPDATE file_uploads SET expires_at = now()")
+        # Each by itself: the same uploads may be confirmed or cleaned up meanwhile.
+        for row in await connection.fetch("SELECT upload_id FROM file_uploads"):
+            await connection.execute(
+                "UPDATE file_uploads SET expires_at = now() WHERE upload_id = $1", row["upload_id"]
+            )
 
 
 async def test_an_upload_becomes_the_file_of_its_id(files: FileStore, database: Database) -> None:
@@ -288,9 +292,11 @@ async def test_a_confirmation_and_the_end_of_the_upload_at_once(
             await _expire_uploads(database)
             await clean_up_storage(database, files.stores, times=AT_ONCE)
 
-    confirming = [asyncio.create_task(confirmed(upload.upload_id)) for upload in uploads]
-    await asyncio.gather(*(end(upload.upload_id) for upload in uploads[:: 1 if doing == "cancel" else 5]))
-    results = await asyncio.gather(*confirming)
+    async with asyncio.TaskGroup() as group:
+        confirming = [group.create_task(confirmed(upload.upload_id)) for upload in uploads]
+        for upload in uploads[:: 1 if doing == "cancel" else 5]:
+            group.create_task(end(upload.upload_id))
+    results = [task.result() for task in confirming]
 
     await inside.assert_consistent()
     for upload, file in zip(uploads, results, strict=True):
