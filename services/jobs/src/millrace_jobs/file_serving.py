@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -12,7 +13,9 @@ from millrace_runtime.addresses import join_host_port
 from millrace_runtime.grpc_server import advertised_host
 from millrace_runtime.settings import Settings, StartupError
 from millrace_storage import FileStore, LocalObjectStore, StoreRefusedError, StoreUnavailableError
-from millrace_storage.presigned_server import PresignedServer
+
+if TYPE_CHECKING:
+    from millrace_storage.presigned_server import PresignedServer
 
 _log = structlog.get_logger()
 
@@ -52,11 +55,14 @@ async def serving_presigned_files(settings: Settings, files: FileStore) -> Async
         await asyncio.gather(*ending)
 
 
-async def _started(settings: Settings, files: FileStore) -> PresignedServer | None:
+async def _started(settings: Settings, files: FileStore) -> "PresignedServer | None":
     """Return a server that listens; None: there is nothing to serve."""
     store = next((store for store in files.stores.all() if isinstance(store, LocalObjectStore)), None)
     if store is None:
         return None
+    # Takes 2 MB, which those who keep no files here do not have to give.
+    from millrace_storage.presigned_server import PresignedServer  # noqa: PLC0415
+
     server = PresignedServer(
         store,
         settings.host,
