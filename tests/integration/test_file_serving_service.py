@@ -119,6 +119,17 @@ async def test_requests_of_files_that_are_here_are_taken_with_another_store_too(
         assert (await confirm(api, announced.upload_id)).size_bytes == len(CONTENT)
 
 
+async def test_for_older_files_alone_a_port_that_is_taken_ends_nothing(
+    database: Database, tmp_path: Path
+) -> None:
+    (tmp_path / "files").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = Settings(jobs_port=0, files_port=port, data_dir=tmp_path, **_ON_S3)
+        async with running(definition, settings, database) as service:
+            assert service.address
+
+
 async def test_a_folder_that_cannot_be_served_is_named(database: Database, tmp_path: Path) -> None:
     async with serving(database, tmp_path) as api:
         file = await upload(api)

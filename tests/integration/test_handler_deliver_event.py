@@ -302,4 +302,4 @@ def test_an_endpoint_that_is_away_for_a_night_misses_nothing() -> None:
     assert handler is not None
     waits = [handler.backoff.delay(attempt) for attempt in range(1, handler.attempts)]
     # A job may be kept for a single day.
-    assert timedelta(hours=20) < sum(waits, timedelta()) < timedelta(hours=26)
+    assert timedelta(hours=19) < sum(waits, timedelta()) < timedelta(hours=23)

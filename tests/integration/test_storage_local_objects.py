@@ -321,6 +321,20 @@ async def test_those_that_cannot_be_deleted_are_named(
     assert await keys(store) == ["b/2"]
 
 
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+async def test_a_file_system_without_links_has_objects_that_replace_no_other(
+    store: LocalObjectStore, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert await store.create("owner", b"first")
+    assert not await store.create("owner", b"second")
+    assert await read(store, "owner") == b"first"
+    assert _all_files(store) == [store.root / "owner"]
+
+
 async def test_files_are_for_nobody_else(store: LocalObjectStore) -> None:
     await put(store, KEY)
     await store.signer()

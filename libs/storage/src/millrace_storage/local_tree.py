@@ -14,6 +14,8 @@ _OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 # The last two: a step of the path is no folder, or a symbolic link.
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+# Of what holds FAT or is a share of SMB, and of some that are mounted by programs.
+_KNOWS_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 # A folder that is made here may be found empty and removed before anything is in it.
 _ATTEMPTS_IN_FOLDER = 100
 
@@ -76,7 +78,7 @@ class LocalTree:
         return found
 
     def link(self, source: Sequence[str], target: Sequence[str]) -> bool:
-        """Give a file another path too, durably. False: there is something."""
+        """Give a file another path, durably; where there are no links it loses the first one. False: there is something."""
         with self.folder(source[:-1]) as leaving, self.folder(target[:-1], create=True) as entering:
             try:
                 os.link(
@@ -84,6 +86,13 @@ class LocalTree:
                 )
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in _KNOWS_NO_LINKS:
+                    raise
+                if _is_there(target[-1], entering):
+                    return False
+                # Of two at once the later one replaces the other.
+                os.rename(source[-1], target[-1], src_dir_fd=leaving, dst_dir_fd=entering)
             os.fsync(entering)
         return True
 
@@ -183,6 +192,14 @@ class LocalTree:
             yield file
         finally:
             os.close(file)
+
+
+def _is_there(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _open_folder(name: str, parent: int) -> int:

@@ -102,7 +102,7 @@ class ObjectStore(ABC):
     async def create(self, key: str, content: bytes) -> bool:
         """Store a short object, unless there is one with its key: of several at once one succeeds. False: there is one.
 
-        A server of S3 that knows no conditions replaces it.
+        A server of S3 that knows no conditions replaces it. A local file system without links does when two come at once.
         """
 
     @abstractmethod

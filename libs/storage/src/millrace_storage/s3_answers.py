@@ -23,8 +23,10 @@ _STREAMED = frozenset({"GetObject"})
 _SUCCESSES = frozenset({HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT})
 # When there is no error to tell of, who was asked to tell nothing else may tell nothing at all.
 _WITHOUT_BODY = frozenset({"DeleteObjects"})
+# Possessive throughout: nothing is tried twice, however much white space and however many comments there are.
 _RESULT = re.compile(
-    rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*\?>)?\s*(?:<!--.*?-->\s*)*<(?:[\w.-]+:)?\w*Result[\s/>]", re.DOTALL
+    rb"(?:\xef\xbb\xbf)?+\s*+(?:<\?xml[^>]*+>\s*+)?+(?:<!--(?>.*?-->)\s*+)*+<(?:[\w.-]+:)?\w*Result[\s/>]",
+    re.DOTALL,
 )
 
 

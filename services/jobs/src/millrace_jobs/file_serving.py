@@ -77,9 +77,10 @@ async def _started(settings: Settings, files: FileStore) -> "PresignedServer | N
         address = join_host_port(settings.host, settings.files_port)
         # What asyncio makes of it says the address once more.
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
-        raise StartupError(f"MILLRACE_FILES_PORT: cannot listen on {address}: {reason}") from None
+        problem = f"MILLRACE_FILES_PORT: cannot listen on {address}: {reason}"
     except (StoreRefusedError, StoreUnavailableError) as error:
-        if store is files.stores.default:
-            raise StartupError(f"MILLRACE_DATA_DIR: cannot use {store.root}: {error}") from None
-        _log.warning("older files cannot be served by HTTP", folder=str(store.root), error=str(error))
-        return None
+        problem = f"MILLRACE_DATA_DIR: cannot use {store.root}: {error}"
+    if store is files.stores.default:
+        raise StartupError(problem)
+    _log.warning("older files cannot be served by HTTP", error=problem)
+    return None

@@ -25,10 +25,10 @@ from millrace_worker.handlers.webhook_posting import check_accepted, post_signed
 from millrace_worker.transient import DATABASE_ERRORS
 
 _GONE = 410
-# The last attempt comes 23.6 hours after the first: an endpoint that is away for a night misses nothing. Later a job that is kept for
-# one day only, the least there is, would be gone.
+# The last attempt comes 19 to 23 hours after the first: an endpoint that is away for a night misses nothing. Later a job that is kept
+# for one day only, the least there is, would be gone.
 _ATTEMPTS = 10
-_BACKOFF = Backoff(base=timedelta(seconds=5), factor=4, cap=timedelta(hours=8))
+_BACKOFF = Backoff(base=timedelta(seconds=5), factor=4, cap=timedelta(hours=7))
 # What became of an attempt is worth so much waiting.
 _NOTING_SECONDS = 5.0
 
