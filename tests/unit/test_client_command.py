@@ -336,3 +336,9 @@ def test_a_text_may_come_from_a_file_whose_last_end_of_line_does_not_count(tmp_p
     (tmp_path / "secret").write_bytes(b"\xff")
     with pytest.raises(typer.BadParameter, match="not UTF-8"):
         parse.text_content(f"@{tmp_path}/secret")
+
+
+def test_help_says_what_every_command_of_the_server_does() -> None:
+    shown = CliRunner().invoke(build_app(), ["--help"]).output
+    assert " Server " in shown
+    assert "From millrace_" not in shown

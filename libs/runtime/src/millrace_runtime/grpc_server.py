@@ -22,7 +22,7 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
     # Clients may ping this often, also while they only wait.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     # So much of a stream may be on its way to us. gRPC would raise that itself, to several times as much, for each stream.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", _MEBIBYTE),

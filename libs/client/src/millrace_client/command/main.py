@@ -14,6 +14,7 @@ _SERVER_COMMANDS = "millrace.commands"
 # Said here since asking the packages themselves would load a whole server for each --help.
 _SERVER_SUMMARIES = {
     "clean-up": "Remove files and objects that nobody needs any more.",
+    "maintenance": "Remove what nobody needs any more of the database, and say where it is bloated.",
     "migrate": "Bring the tables of the database up to date.",
     "serve": "Run one service.",
     "up": "Start the whole system on this machine.",
