@@ -39,11 +39,6 @@ async def _read(files: FileStore, file: FileRecord) -> bytes:
     return b"".join([chunk async for chunk in chunks])
 
 
-async def _expire_uploads(database: Database) -> None:
-    async with database.connection() as connection:
-        await connection.execute("UPDATE file_uploads SET expires_at = now()")
-
-
 @pytest.mark.parametrize("is_newer_there", [False, True])
 async def test_a_confirmation_that_failed_for_another_reason_can_be_repeated(
     files: FileStore,
