@@ -121,7 +121,7 @@ class ResourceExhausted(ApiError):
 class QuotaExceeded(ApiError):
     """The request would go beyond a quota, now and later; QuotaFailure names it.
 
-    `quota` is the stable word for it, such as `files.total_bytes`, `subject` whose it is, `allowed` how much that is.
+    `quota` is the stable word for it, such as `files.max_total_bytes`, `subject` whose it is, `allowed` how much that is.
     """
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
