@@ -2,10 +2,11 @@
 
 import asyncio
 import fcntl
+import gc
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -23,12 +24,19 @@ pytest_plugins = ["support.s3_fixtures"]
 _TEMPLATE = "millrace_template"
 _MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own there
 _NEEDED_BYTES = 2 * 2**30
+_Execute = Callable[[str], object]
 
 
 def pytest_configure() -> None:
     """Keep temporary files in memory where there is room: on a disk a new database takes ten times as long."""
     if "TMPDIR" not in os.environ and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _NEEDED_BYTES:
         os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of all garbage collections: some tests ask for many."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -56,21 +64,24 @@ def quiet_postgres_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _template_url(postgres_url: str, _session_folder: Path) -> str:
-    """The URL of a migrated database, made once in a run; nobody may be connected to it when it is copied."""
-    url = with_database(postgres_url, _TEMPLATE)
-    with _alone(_session_folder / "template.lock"):
-        _run(_make_template(postgres_url, url))
-    return url
+def _execute(postgres_url: str, _session_folder: Path) -> Iterator[_Execute]:
+    """Executes a statement outside of all databases that tests use; there is a migrated one to be copied."""
+    # Not asyncio.run, which would take the event loop away from a test that already has one.
+    with asyncio.Runner() as runner:
+        with _alone(_session_folder / "template.lock"):
+            runner.run(_make_template(postgres_url))
+        connection = runner.run(asyncpg.connect(asyncpg_dsn(postgres_url)))
+        yield lambda statement: runner.run(connection.execute(statement))
+        runner.run(connection.close())
 
 
 @pytest.fixture
-def database_url(postgres_url: str, _template_url: str) -> Iterator[str]:
+def database_url(postgres_url: str, _execute: _Execute) -> Iterator[str]:
     """The URL of a new database with all tables."""
     name = f"test_{uuid4().hex}"
-    _run(_execute(postgres_url, f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY file_copy"))
+    _execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY file_copy")
     yield with_database(postgres_url, name)
-    _run(_execute(postgres_url, f"DROP DATABASE {name} WITH (FORCE)"))
+    _execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -81,7 +92,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     await opened.close()
 
 
-async def _make_template(postgres_url: str, template_url: str) -> None:
+async def _make_template(postgres_url: str) -> None:
     connection = await asyncpg.connect(asyncpg_dsn(postgres_url))
     try:
         if await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", _TEMPLATE):
@@ -91,20 +102,6 @@ async def _make_template(postgres_url: str, template_url: str) -> None:
         await connection.execute(f"ALTER DATABASE {_TEMPLATE}_unfinished RENAME TO {_TEMPLATE}")
     finally:
         await connection.close()
-
-
-async def _execute(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(asyncpg_dsn(url))
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
-def _run(work: Coroutine[object, object, None]) -> None:
-    # Not asyncio.run, which would take the event loop away from a test that already has one.
-    with asyncio.Runner() as runner:
-        runner.run(work)
 
 
 @contextmanager

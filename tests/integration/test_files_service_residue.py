@@ -1,8 +1,9 @@
 """What an attacker sends, or a mistake: refused with the reason, and nothing of it stays inside."""
 
 import asyncio
+import time
 import unicodedata
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -266,14 +267,14 @@ async def test_empty_chunks_do_not_keep_an_upload_going(
 ) -> None:
     monkeypatch.setattr("millrace_jobs.file_uploads._SILENT_SECONDS", 0.5)
 
-    async def nothing() -> AsyncIterator[files_service_pb2.UploadFileRequest]:
+    def nothing() -> Iterator[files_service_pb2.UploadFileRequest]:
         yield header()
         while True:
-            await asyncio.sleep(0.02)
+            time.sleep(0.02)
             yield chunk(b"")
 
     async with asyncio.timeout(30):
-        assert (await refusal(api.files.UploadFile(nothing()))).code() is grpc.StatusCode.ABORTED
+        assert status_of(await refused_stream(api, nothing())).code == code_pb2.ABORTED
 
 
 async def test_an_upload_that_was_given_up_meanwhile_is_aborted(

@@ -22,37 +22,42 @@ class DatabaseProxy:
 
     async def connect(self) -> None:
         """Lets clients in, on the same port as before."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._let_in, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
         """Ends all connections and refuses new ones."""
         assert self._server is not None
         self._server.close()
+        # What the system has let in until now has come to us then.
+        for _ in range(3):
+            await asyncio.sleep(0)
         for connection in self._connections:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
         await self._server.wait_closed()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _let_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert self._server is not None
-        self._connections.add(task)
-        try:
-            with contextlib.closing(writer):
-                # It may have been let in right before the cut.
-                if self._server.is_serving():
-                    await self._pass(reader, writer)
-        except (OSError, asyncio.CancelledError):
-            pass
-        finally:
-            self._connections.discard(task)
+        if not self._server.is_serving():
+            # It came right before the cut.
+            writer.close()
+            return
+        connection = asyncio.create_task(self._pass(reader, writer))
+        self._connections.add(connection)
+
+        def ended(_: asyncio.Task[None]) -> None:
+            self._connections.discard(connection)
+            writer.close()
+
+        # Not in the task itself, which may be cancelled before it begins.
+        connection.add_done_callback(ended)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream_reader, upstream_writer = await asyncio.open_unix_connection(self._socket)
-        with contextlib.closing(upstream_writer):
-            await asyncio.gather(_copy(reader, upstream_writer), _copy(upstream_reader, writer))
+        with contextlib.suppress(OSError):
+            upstream_reader, upstream_writer = await asyncio.open_unix_connection(self._socket)
+            with contextlib.closing(upstream_writer):
+                await asyncio.gather(_copy(reader, upstream_writer), _copy(upstream_reader, writer))
 
 
 @asynccontextmanager

@@ -2,11 +2,12 @@
 
 import asyncio
 import os
+import secrets
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,16 +19,23 @@ MILLRACE = Path(sys.executable).with_name("millrace")
 READY_SECONDS = 90
 _LEASH = Path(__file__).with_name("leash.py")
 POLL_SECONDS = 0.05
+_PORTS = range(10_000, 32_000)
+_LOG_BYTES = 4000
 # A process that does not listen yet is tried again soon; gRPC would wait for a second, and longer each time.
 _TRY_SOON = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
 
 
 def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that was free a moment ago.
+
+    None of those that the system gives to outgoing connections: one of them could have it by the time it is listened at,
+    even the one that asks there whether somebody listens yet.
+    """
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 async def eventually_health(address: str, *, serving: bool, within: float = READY_SECONDS) -> None:
@@ -79,7 +87,23 @@ class ServiceProcess:
                 *leash, MILLRACE, "serve", self.name, env=environment, stdout=log, stderr=log
             )
         if ready:
-            await eventually_health(self.address, serving=True)
+            await self._eventually_ready()
+
+    async def _eventually_ready(self) -> None:
+        assert self.process is not None
+        ended = asyncio.create_task(self.process.wait())
+        ready = asyncio.create_task(eventually_health(self.address, serving=True))
+        try:
+            await asyncio.wait((ended, ready), return_when=asyncio.FIRST_COMPLETED)
+            in_time = ready.done() and ready.exception() is None
+            assert in_time, f"{self.name} is not ready: {self._last_words()}"
+        finally:
+            for task in (ended, ready):
+                task.cancel()
+            await asyncio.wait((ended, ready))
+
+    def _last_words(self) -> str:
+        return self.log.read_bytes()[-_LOG_BYTES:].decode(errors="replace")
 
     async def kill(self) -> None:
         """Ends the process as a crash would."""

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 from aiohttp import web
+from botocore.retries.standard import ExponentialBackoff, RetryContext
 from moto.server import ThreadedMotoServer
 
 from millrace_storage.s3_client import S3Clients, S3Configuration, open_s3_clients
@@ -100,6 +101,8 @@ async def new_bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Async
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
+    # botocore has no setting for it: up to 3 seconds for each request that fails twice.
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", _short_pause)
     name = f"millrace-{uuid4().hex}"
     async with s3_proxy(server.endpoint) as proxy:
         public_endpoint = server.endpoint
@@ -117,6 +120,10 @@ async def new_bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Async
                 yield S3Bucket(name, server, proxy, clients)
             finally:
                 await _remove_bucket(clients, name)
+
+
+def _short_pause(_: ExponentialBackoff, context: RetryContext) -> float:
+    return 0.01 * context.attempt_number
 
 
 async def _remove_bucket(clients: S3Clients, name: str) -> None:
