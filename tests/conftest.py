@@ -24,6 +24,7 @@ pytest_plugins = ["support.s3_fixtures"]
 _TEMPLATE = "millrace_template"
 _MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of its own there
 _NEEDED_BYTES = 2 * 2**30
+_FAULTS = Path(__file__).with_name("faults")
 _Execute = Callable[[str], object]
 
 
@@ -31,6 +32,12 @@ def pytest_configure() -> None:
     """Keep temporary files in memory where there is room: on a disk a new database takes ten times as long."""
     if "TMPDIR" not in os.environ and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _NEEDED_BYTES:
         os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with those that take longest, by waiting: at the end the other processes would wait for them."""
+    items.sort(key=lambda item: _FAULTS not in item.path.parents)
 
 
 def pytest_collection_finish() -> None:

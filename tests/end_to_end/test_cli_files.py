@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -89,22 +90,116 @@ async def test_limits_are_shown_changed_one_by_one_and_given_back(millrace: Comm
         "orgId": "acme",
         "totalBytes": "0",
         "files": "0",
-        "maxTotalBytes": "no limit",
-        "maxFiles": "no limit",
-        "maxFileBytes": "5GiB",
+        "maxTotalBytes": "no limit (default)",
+        "maxFiles": "no limit (default)",
+        "maxFileBytes": "5GiB (default)",
     }
     changed = await limits("--max-files", "7", "--max-total-bytes", "1500000")
     assert changed == untouched | {"maxFiles": "7", "maxTotalBytes": "1500000"}
     changed |= {"maxFileBytes": "no limit"}
     assert await limits("--max-file-bytes", "0") == changed
     assert await limits() == changed
+    in_json = (await millrace.succeed("files", "limits", "--json")).line
+    assert in_json["limits"] == in_json["ownLimits"]
+    assert in_json["ownLimits"] == {"maxTotalBytes": 1_500_000, "maxFiles": 7, "maxFileBytes": 0}
     assert (await millrace.succeed("files", "usage")).stdout == (
         await millrace.succeed("files", "limits")
     ).stdout
     given_back = await limits("--max-file-bytes", "default", "--max-files", "DEFAULT")
     assert given_back == untouched | {"maxTotalBytes": "1500000"}
+    in_json = (await millrace.succeed("files", "usage", "--json")).line
+    assert in_json["ownLimits"] == {"maxTotalBytes": 1_500_000}
+    assert in_json["limits"] == {"maxTotalBytes": 1_500_000, "maxFiles": 0, "maxFileBytes": 5 * 2**30}
     refused = await millrace.run("files", "limits", "--max-files", "many")
     assert (refused.code, 'nor "default"' in refused.stderr) == (2, True)
+
+
+async def test_several_files_are_handled_at_once_and_one_that_fails_stops_no_other(
+    millrace: CommandLine, tmp_path: Path
+) -> None:
+    paths = [tmp_path / name for name in ("a.csv", "none.csv", "b.csv")]
+    for path in (paths[0], paths[2]):
+        path.write_text(path.name)
+    uploaded = await millrace.run("files", "upload", *map(str, paths), "--json")
+    assert (uploaded.code, uploaded.stderr) == (1, f"error: {paths[1]}: No such file or directory\n")
+    assert [file["name"] for file in uploaded.lines] == ["a.csv", "b.csv"]
+    ids = [file["fileId"] for file in uploaded.lines]
+
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    (copies / "a.csv").write_text("mine")
+    again = (await millrace.succeed("files", "upload", str(paths[2]), "--json")).line["fileId"]
+    taken = f"{copies}/a.csv exists; --force replaces it"
+    downloaded = await millrace.run("files", "download", *ids, "--to", str(copies))
+    assert (downloaded.code, downloaded.stdout) == (2, f"{copies}/b.csv\n")
+    assert downloaded.stderr == f"error: {ids[0]}: Invalid value for --to: {taken}\n"
+    assert (copies / "a.csv").read_text() == "mine"
+    twice = await millrace.run("files", "download", *ids, again, "--to", str(copies), "--force")
+    assert (twice.code, twice.stdout) == (2, f"{copies}/a.csv\n{copies}/b.csv\n")
+    assert twice.stderr.startswith(f"error: {again}: ")
+    no_folder = await millrace.run("files", "download", *ids, "--to", str(tmp_path / "none"))
+    assert (no_folder.code, "several files need a folder" in no_folder.stderr) == (2, True)
+
+    unknown = "file_" + "0" * 32
+    deleted = await millrace.run("files", "delete", ids[0], unknown, ids[1])
+    assert deleted.code == 64 + 5
+    assert deleted.stderr == f"error: NOT_FOUND: file {unknown} not found\n"
+    assert deleted.stdout.splitlines() == [f"{ids[0]} DELETED a.csv", f"{ids[1]} DELETED b.csv"]
+    undeleted = await millrace.succeed("files", "undelete", *ids)
+    assert undeleted.stdout.splitlines() == [f"{ids[0]} PERSISTENT a.csv", f"{ids[1]} PERSISTENT b.csv"]
+    away = await millrace.run("files", "delete", *ids, "--address", "127.0.0.1:1")
+    assert (away.code, away.stderr.count("error:")) == (64 + 14, 1)
+    named = await millrace.run("files", "upload", str(paths[0]), str(paths[2]), "--name", "c.csv")
+    assert (named.code, "--name" in named.stderr) == (2, True)
+
+
+async def test_uploads_are_begun_for_others_listed_confirmed_and_cancelled(millrace: CommandLine) -> None:
+    async def listed(*options: str) -> list[str]:
+        lines = (await millrace.succeed("files", "uploads", "list", "--json", *options)).lines
+        return [upload["uploadId"] for upload in lines]
+
+    begin = ("files", "uploads", "begin", "airports.csv", "--size", str(len(CONTENT)), "--json")
+    first = (await millrace.succeed(*begin, "--expires-in", "10m", "--temporary")).line
+    second = (await millrace.succeed(*begin)).line
+    assert await listed() == [second["uploadId"], first["uploadId"]]
+    assert await listed("--limit", "1") == [second["uploadId"]]
+    assert await listed("--created-by", "nobody") == []
+    table = (await millrace.succeed("files", "uploads", "list")).stdout.splitlines()
+    assert [row.split()[:3] for row in table[1:]] == [
+        [upload["uploadId"], "airports.csv", str(len(CONTENT))] for upload in (second, first)
+    ]
+
+    too_soon = await millrace.run("files", "uploads", "confirm", first["uploadId"])
+    assert (too_soon.code, too_soon.stderr.startswith("error: FAILED_PRECONDITION")) == (64 + 9, True)
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(first["method"], first["url"], headers=first["headers"], data=CONTENT) as answer,
+    ):
+        assert answer.status == 200
+    file = (await millrace.succeed("files", "uploads", "confirm", first["uploadId"], "--json")).line
+    assert (file["name"], file["sizeBytes"]) == ("airports.csv", len(CONTENT))
+    assert file["state"] == "FILE_STATE_TEMPORARY"
+
+    cancelled = await millrace.succeed("files", "uploads", "cancel", second["uploadId"])
+    assert cancelled.stdout == f"cancelled {second['uploadId']}\n"
+    assert await listed() == []
+    too_late = await millrace.run("files", "uploads", "cancel", first["uploadId"])
+    assert too_late.code == 64 + 9
+
+
+async def test_the_request_of_an_upload_is_a_line_for_a_shell(millrace: CommandLine) -> None:
+    begun = await millrace.succeed("files", "uploads", "begin", "air ports.csv", "--size", str(len(CONTENT)))
+    *described, request = begun.stdout.splitlines()
+    *options, url = shlex.split(request)
+    assert options == [
+        *("curl", "--fail", "--request", "PUT"),
+        *("--header", "Content-Type: text/csv", "--upload-file", "air ports.csv"),
+    ]
+    header = {"Content-Type": "text/csv"}
+    async with aiohttp.ClientSession() as session, session.put(url, headers=header, data=CONTENT) as answer:
+        assert answer.status == 200
+    upload_id = dict(line.split(maxsplit=1) for line in described)["uploadId"]
+    await millrace.succeed("files", "uploads", "confirm", upload_id)
 
 
 async def test_a_pipe_is_uploaded_as_it_comes(millrace: CommandLine, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from millrace_client import JobStatus, Millrace
+from support.files_api import fetch
 from support.processes import eventually_health
 from support.s3_server import S3Server
 
@@ -124,6 +125,8 @@ async def _until_logged(folder: Path, event: str, *, times: int) -> None:
 
 async def test_a_service_that_was_killed_comes_back(database_url: str, tmp_path: Path) -> None:
     async with _up(tmp_path, MILLRACE_DATABASE_URL=database_url) as system, system.client() as client:
+        file = await client.files.upload(b"content", "a.txt")
+        url = (await client.files.download_url(file.file_id)).url
         for service in system.services():
             service.kill()
         await _until_logged(tmp_path, "process started again", times=len(SERVICES))
@@ -131,6 +134,7 @@ async def test_a_service_that_was_killed_comes_back(database_url: str, tmp_path:
             await eventually_health(system.printed[name], serving=True, within=60)
         job = await client.jobs.create("reports:generate", INPUT)
         assert (await client.jobs.wait(job.job_id, timeout=30)).status == JobStatus.COMPLETED
+        assert (await fetch(url))[2] == b"content"
         assert await system.stop(signal.SIGTERM) == 0
 
 

@@ -186,7 +186,16 @@ def _bad_lists() -> list[tuple[str, Message, set[str]]]:
             {"states[0]", "name_prefix", "job_id", "content_types[0]", "page_size"},
         ),
     ]
-    return [("ListFiles", listing(**{"org_id": "acme", **fields}), expected) for fields, expected in cases]
+    of_uploads: Any = files_service_pb2.ListUploadsRequest
+    same = {"org_id", "page_size", "page_token", "created_by"}
+    return [
+        *(("ListFiles", listing(**{"org_id": "acme", **fields}), expected) for fields, expected in cases),
+        *(
+            ("ListUploads", of_uploads(**{"org_id": "acme", **fields}), expected)
+            for fields, expected in cases
+            if fields.keys() <= same
+        ),
+    ]
 
 
 def _bad_announcements() -> list[tuple[str, Message, set[str]]]:

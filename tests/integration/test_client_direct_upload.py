@@ -5,14 +5,16 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from millrace.files.v1 import file_pb2
-from millrace_client import Millrace, TransferError, direct_upload
+from millrace_client import Millrace, TransferError, Upload, direct_upload
 from millrace_client.direct_upload import put_directly
+from millrace_client.file_upload import read_upload
 from millrace_database.database import Database
 from support.files_api import rows
 from support.jobs_api import serving
@@ -23,7 +25,7 @@ Answer = Callable[[web.Request], Awaitable[web.Response]]
 
 
 @asynccontextmanager
-async def store(answer: Answer) -> AsyncIterator[file_pb2.Upload]:
+async def store(answer: Answer) -> AsyncIterator[Upload]:
     application = web.Application(client_max_size=2**30)
     application.router.add_put("/{key:.*}", answer)
     runner = web.AppRunner(application, access_log=None, lingering_time=0.1, shutdown_timeout=0.5)
@@ -32,10 +34,12 @@ async def store(answer: Answer) -> AsyncIterator[file_pb2.Upload]:
     await site.start()
     host, port = runner.addresses[0][:2]
     try:
-        yield file_pb2.Upload(
-            url=f"http://{host}:{port}/objects/a?signature=s%2F1",
-            method="PUT",
-            headers={"Content-Type": "text/csv"},
+        yield read_upload(
+            file_pb2.Upload(
+                url=f"http://{host}:{port}/objects/a?signature=s%2F1",
+                method="PUT",
+                headers={"Content-Type": "text/csv"},
+            )
         )
     finally:
         await runner.cleanup()
@@ -135,9 +139,9 @@ async def test_whatever_keeps_a_store_from_being_reached_is_the_same_error(url: 
         return web.Response()
 
     async with store(take) as upload:
-        upload.url = url.format(plain=upload.url.split("/")[2])
+        elsewhere = replace(upload, url=url.format(plain=upload.url.split("/")[2]))
         with pytest.raises(TransferError, match="cannot be reached") as raised:
-            await put_directly(upload, b"abc", 3, None)
+            await put_directly(elsewhere, b"abc", 3, None)
     assert raised.value.retryable
 
 
@@ -150,7 +154,8 @@ async def test_a_store_that_takes_no_connection_is_given_up(monkeypatch: pytest.
             waiting = closing.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(deaf.getsockname())
-        upload = file_pb2.Upload(url=f"http://127.0.0.1:{deaf.getsockname()[1]}/a?b", method="PUT")
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/a?b"
+        upload = read_upload(file_pb2.Upload(url=url, method="PUT"))
         async with asyncio.timeout(30):
             with pytest.raises(TransferError, match="cannot be reached"):
                 await put_directly(upload, b"abc", 3, None)

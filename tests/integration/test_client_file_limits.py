@@ -89,10 +89,19 @@ async def test_only_the_limits_that_are_given_are_set() -> None:
     class Settable(Files):
         async def UpdateFileLimits(self, request: Any, context: Any) -> messages.UpdateFileLimitsResponse:
             asked.append(request)
-            return messages.UpdateFileLimitsResponse(usage=file_pb2.FileUsage(org_id="acme", files=3))
+            own = file_pb2.OwnFileLimits(max_files=5, max_file_bytes=0)
+            usage = file_pb2.FileUsage(
+                org_id="acme",
+                files=3,
+                limits=file_pb2.FileLimits(max_files=5, max_total_bytes=8),
+                own_limits=own,
+            )
+            return messages.UpdateFileLimitsResponse(usage=usage)
 
     async with client_of(Settable()) as client:
-        assert (await client.files.update_limits(max_files=5, max_file_bytes=None)).files == 3
+        usage = await client.files.update_limits(max_files=5, max_file_bytes=None)
+        assert (usage.files, usage.limits) == (3, FileLimits(8, 5, 0))
+        assert usage.own_limits == FileLimits(max_files=5, max_file_bytes=0)
         await client.files.set_limits(FileLimits(max_files=5))
         with pytest.raises(ValueError, match="at least one limit"):
             await client.files.update_limits()

@@ -21,6 +21,7 @@ from millrace_client import (
     InvalidArgumentError,
     UnavailableError,
     download,
+    partial_file,
 )
 from millrace_runtime.errors import InvalidArgument
 from support.scripted_files import CONTENT, Files, client_of, described
@@ -331,15 +332,15 @@ async def test_a_download_that_is_cancelled_while_its_file_is_made_leaves_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began, goes_on = threading.Event(), threading.Event()
-    make = Path.open
+    take = partial_file._take
 
-    def slowly(path: Path, *arguments: Any) -> Any:
+    def slowly(target: Path, sha256: str) -> Any:
         began.set()
         goes_on.wait(30)
-        return make(path, *arguments)
+        return take(target, sha256)
 
     async with client_of(Files(CONTENT)) as client:
-        monkeypatch.setattr(Path, "open", slowly)
+        monkeypatch.setattr(partial_file, "_take", slowly)
         task = asyncio.create_task(client.files.download("file_1", tmp_path / "copy"))
         await asyncio.to_thread(began.wait, 30)
         task.cancel()

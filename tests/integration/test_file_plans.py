@@ -40,10 +40,12 @@ SELECT
 FROM generate_series(1, $1::integer) AS n, LATERAL (SELECT now() - (n + 59) * interval '1 minute' AS time) AS derived
 """
 _FILL_UPLOADS = """
-INSERT INTO file_uploads (upload_id, org_id, kind, name, content_type, size_bytes, provider, object_key, expires_at, file_id)
+INSERT INTO file_uploads (
+    upload_id, org_id, kind, name, content_type, size_bytes, provider, object_key, expires_at, file_id, created_by
+)
 SELECT gen_random_uuid(), CASE WHEN n % 1000 = 1 THEN 'small' ELSE 'acme' END,
     CASE WHEN n % 3 = 0 THEN 'stream' ELSE 'presigned' END, 'a', 'text/csv', 1, 'local', 'upload ' || n, now() + interval '1 hour',
-    CASE WHEN n % 3 = 1 THEN gen_random_uuid() END
+    CASE WHEN n % 3 = 1 THEN gen_random_uuid() END, CASE WHEN n % 3000 = 2 THEN 'bob' ELSE 'ann' END
 FROM generate_series(1, $1::integer) AS n
 """
 
@@ -166,7 +168,8 @@ async def test_an_object_is_looked_up_by_its_key(conn: asyncpg.Connection) -> No
             ["upload 3", new_id(), "text/csv", 1, "", None, "persistent", timedelta(days=1)],
         ),
         (file_statements.GIVE_UPLOAD_UP, ["upload 3"]),
-        (file_statements.GIVE_EXPIRED_UP, []),
+        (file_statements.SET_ASIDE, ["upload 3"]),
+        (file_statements.SET_EXPIRED_ASIDE, []),
         (file_statements.CANCEL_PRESIGNED, ["acme"]),
         (file_statements.GET_PRESIGNED, ["acme"]),
         (file_statements.LOCK_PRESIGNED, ["acme"]),
@@ -182,6 +185,26 @@ async def test_an_upload_is_looked_up_by_its_id(
 
 async def test_the_open_uploads_of_an_organisation_are_looked_up_by_it(conn: asyncpg.Connection) -> None:
     assert (await reads_of(conn, file_statements.OPEN_PRESIGNED, "small")).rows["file_uploads"] <= 20
+
+
+@pytest.mark.parametrize("after", [None, UUID(int=2**127)])
+@pytest.mark.parametrize(
+    ("org_id", "created_by", "most"),
+    [
+        ("small", None, 20),
+        ("acme", None, _PAGE),
+        ("acme", "bob", 20),
+        ("acme", "eve", 0),
+        ("small", "bob", 0),
+    ],
+)
+async def test_a_page_of_open_uploads(
+    conn: asyncpg.Connection, org_id: str, created_by: str | None, most: int, after: UUID | None
+) -> None:
+    statement = file_statements.LIST_OPEN if created_by is None else file_statements.LIST_OPEN_OF_CREATOR
+    creators = [] if created_by is None else [[created_by]]
+    reads = await reads_of(conn, statement, [org_id], after, _PAGE, *creators)
+    assert reads.rows["file_uploads"] <= most
 
 
 async def test_what_files_take_up_is_looked_up_by_the_organisation(conn: asyncpg.Connection) -> None:

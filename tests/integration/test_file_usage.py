@@ -1,13 +1,14 @@
 """What the files of an organisation take up, and the limits of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from millrace_database import Database
+from millrace_database.file_usage_repository import LimitName
 from millrace_storage import FileLimits, FileRecord, FileStore, FileUsage, LimitExceeded
 from support.direct_uploads import initiate, send
 from support.local_files import local_files, own_limits
@@ -51,8 +52,13 @@ async def _exceeded(attempt: Awaitable[object]) -> tuple[str, int]:
     return caught.value.limit, caught.value.allowed
 
 
-def _usage(total_bytes: int, files: int, limits: FileLimits | None = None) -> FileUsage:
-    return FileUsage("acme", total_bytes, files, limits or FileLimits(1_000, 20, 500))
+def _usage(
+    total_bytes: int,
+    files: int,
+    limits: FileLimits | None = None,
+    own: Mapping[LimitName, int] | None = None,
+) -> FileUsage:
+    return FileUsage("acme", total_bytes, files, limits or FileLimits(1_000, 20, 500), own or {})
 
 
 async def test_what_files_take_up(files: FileStore, database: Database) -> None:
@@ -89,8 +95,9 @@ async def test_files_that_nobody_counted_take_up_no_less_than_nothing(
 
 
 async def test_the_limits_of_an_organisation(files: FileStore) -> None:
-    assert await files.set_limits("acme", own_limits(5, None, 0)) == _usage(0, 0, FileLimits(5, 20, 0))
-    assert await files.usage("acme") == _usage(0, 0, FileLimits(5, 20, 0))
+    set_ = _usage(0, 0, FileLimits(5, 20, 0), {"max_total_bytes": 5, "max_file_bytes": 0})
+    assert await files.set_limits("acme", own_limits(5, None, 0)) == set_
+    assert await files.usage("acme") == set_
     assert (await files.usage("other")).limits == FileLimits(1_000, 20, 500)
     await _save(files, 600, "other", by_caller=False)
     assert await _exceeded(_save(files, 6)) == ("total_bytes", 5)
@@ -203,7 +210,8 @@ async def test_many_saves_at_once_never_exceed_a_limit_and_leave_nothing(
     saved = await _succeeded([_save(files, size) for _ in range(50)])
 
     assert len(saved) == expected
-    assert await files.usage("acme") == _usage(size * expected, expected, FileLimits(*limit, 500))
+    own: Mapping[LimitName, int] = {"max_total_bytes": limit[0], "max_files": limit[1]}
+    assert await files.usage("acme") == _usage(size * expected, expected, FileLimits(*limit, 500), own)
     assert await inside.keys() == {file.object_key for file in saved}
     assert await inside.rows("file_uploads") == await inside.rows("file_removals") == set()
 

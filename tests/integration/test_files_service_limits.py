@@ -51,14 +51,15 @@ def _quota(error: grpc.RpcError) -> tuple[str, str, int]:
 
 async def test_usage_counts_what_is_there_and_says_the_limits(api: JobsApi) -> None:
     limits = file_pb2.FileLimits(max_total_bytes=4 * MEBIBYTE, max_files=3, max_file_bytes=3 * MEBIBYTE)
-    assert await usage(api) == file_pb2.FileUsage(org_id="acme", limits=limits)
+    none_set = file_pb2.OwnFileLimits()
+    assert await usage(api) == file_pb2.FileUsage(org_id="acme", limits=limits, own_limits=none_set)
 
     await upload(api)
     await upload(api, temporary=True)
     await upload(api, org_id="other")
 
     assert await usage(api) == file_pb2.FileUsage(
-        org_id="acme", total_bytes=2 * len(CONTENT), files=2, limits=limits
+        org_id="acme", total_bytes=2 * len(CONTENT), files=2, limits=limits, own_limits=none_set
     )
 
 
@@ -66,10 +67,13 @@ async def test_limits_of_an_organisation_take_the_place_of_the_servers(api: Jobs
     set_ = await set_limits(api, max_total_bytes=0, max_file_bytes=7)
 
     assert set_.limits == file_pb2.FileLimits(max_total_bytes=0, max_files=3, max_file_bytes=7)
+    assert set_.own_limits == file_pb2.OwnFileLimits(max_total_bytes=0, max_file_bytes=7)
     assert await usage(api) == set_
     assert (await usage(api, "other")).limits.max_file_bytes == 3 * MEBIBYTE
     assert await _exceeded(upload(api)) == ("files.max_file_bytes", "org:acme", 7)
-    assert (await set_limits(api)).limits.max_file_bytes == 3 * MEBIBYTE
+    given_back = await set_limits(api)
+    assert given_back.limits.max_file_bytes == 3 * MEBIBYTE
+    assert given_back.own_limits == file_pb2.OwnFileLimits()
     await upload(api)
 
 

@@ -145,6 +145,6 @@ async def test_content_that_is_gone_is_named_and_nothing_is_made(runs: HandlerRu
     gone = await runs.upload(b"y", "y.txt")
     for path in {path for path in (tmp_path / "files").rglob("*") if path.is_file()} - objects:
         path.unlink()
-    with pytest.raises(JobError, match=f"FILE_NOT_FOUND: the content of {gone}"):
+    with pytest.raises(JobError, match=f"CONTENT_MISSING: the content of {gone}"):
         await archive(runs, there, gone)
     assert len(await runs.files.list("acme", FileFilters(), None, 10)) == 2

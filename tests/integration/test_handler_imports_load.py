@@ -314,7 +314,7 @@ async def test_a_file_whose_content_is_gone(runs: HandlerRuns, tmp_path: Path) -
     for path in (tmp_path / "files").rglob("*"):
         if path.is_file():
             path.unlink()
-    with pytest.raises(JobError, match=f"FILE_NOT_FOUND: the content of {file_id}"):
+    with pytest.raises(JobError, match=f"CONTENT_MISSING: the content of {file_id}"):
         await runs.run("imports:load", {"file_id": file_id, "dataset": "data"})
 
 

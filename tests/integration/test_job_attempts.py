@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -28,6 +29,7 @@ from support.queue_samples import (
     LEASE,
     PLENTY,
     created_jobs,
+    job_record,
     lose_heartbeat,
     running_job,
     sample_failure,
@@ -209,6 +211,48 @@ async def test_a_worker_that_lives_says_that_its_lease_was_lost(database: Databa
 
         counts = [await count_attempts(conn, "acme", job.claim.id) for job in (claimed, dead)]
     assert counts == [{"lease_lost": 1}, {"worker_lost": 1}]
+
+
+async def test_an_attempt_that_does_not_count_is_told_with_its_error(database: Database) -> None:
+    claimed = await running_job(database, sample_job(max_attempts=1))
+    failure = replace(sample_failure(claimed, timedelta(hours=1)), counts=False)
+    async with database.transaction() as conn:
+        await fail_jobs(conn, [failure])
+        told = _told(await _attempts(conn, claimed.claim.id))
+
+    job = await job_record(database, claimed.claim.id)
+    assert told == [(1, "snoozed", told[0][2], "DISK_FULL")]
+    assert (job.status, job.attempt, job.started_at, job.error_code) == ("pending", 0, None, "DISK_FULL")
+
+
+async def test_a_job_that_kills_its_workers_ends_whatever_does_not_count_in_between(
+    database: Database,
+) -> None:
+    (job_id,) = await created_jobs(database, sample_job(max_attempts=3))
+    async with database.transaction() as conn:
+        worker_id = await _worker(conn, "host:1")
+        for _ in range(3):
+            await lapse_jobs(conn, [(await _claimed(conn, worker_id)).lease])
+            for claimed in await claim_jobs(conn, worker_id, {"reports:generate": 1}, 1):
+                await fail_jobs(conn, [replace(sample_failure(claimed, _AT_ONCE), counts=False)])
+        counts = await count_attempts(conn, None, job_id)
+
+    job = await job_record(database, job_id)
+    assert (job.status, job.attempt, job.error_code) == ("failed", 3, "WORKER_LOST")
+    assert counts == {"lease_lost": 3, "snoozed": 2}
+
+
+async def test_a_job_that_is_to_be_cancelled_is_so_when_an_attempt_does_not_count(
+    database: Database,
+) -> None:
+    claimed = await running_job(database)
+    async with database.transaction() as conn:
+        await cancel_job(conn, "acme", claimed.claim.id)
+        await fail_jobs(conn, [replace(sample_failure(claimed, _AT_ONCE), counts=False)])
+        counts = await count_attempts(conn, None, claimed.claim.id)
+
+    assert (await job_record(database, claimed.claim.id)).status == "cancelled"
+    assert counts == {"cancelled": 1}
 
 
 @pytest.mark.parametrize("delay", [_AT_ONCE, timedelta(hours=1)])

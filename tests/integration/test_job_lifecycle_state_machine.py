@@ -191,17 +191,22 @@ class _Commands(RuleBasedStateMachine):
         assert accepted == {lease.id for lease in leases if self.model.holder(lease)}
 
     @precondition(lambda self: self.leases)
-    @rule(which=_FEW, delay=st.sampled_from([0, 0, 1, 3, None]), timed_out=st.booleans())
-    def fail(self, which: list[int], delay: int | None, timed_out: bool) -> None:
+    @rule(
+        which=_FEW,
+        delay=st.sampled_from([0, 0, 1, 3, None]),
+        timed_out=st.booleans(),
+        counts=st.sampled_from([True, True, False]),
+    )
+    def fail(self, which: list[int], delay: int | None, timed_out: bool, counts: bool) -> None:
         leases = self.some_leases(which)
         retry_delay = None if delay is None else timedelta(hours=delay)
         failures = [
-            JobFailure(lease, retry_delay, "BROKEN", "It broke.", retryable=True, timed_out=timed_out)
-            for lease in leases
+            JobFailure(lease, retry_delay, "BROKEN", "It broke.", True, timed_out, counts) for lease in leases
         ]
         settled = self.run(lambda conn: job_lifecycle.fail_jobs(conn, failures))
         assert settled == {
-            lease.id: self.model.fail(lease, "BROKEN", delay, timed_out=timed_out) for lease in leases
+            lease.id: self.model.fail(lease, "BROKEN", delay, timed_out=timed_out, counts=counts)
+            for lease in leases
         }
 
     @precondition(lambda self: self.leases)

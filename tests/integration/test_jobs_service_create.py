@@ -10,6 +10,7 @@ from google.rpc import error_details_pb2
 from millrace.jobs.v1 import job_pb2
 from millrace_database.database import Database
 from millrace_database.deliveries import DELIVERY_TYPES
+from millrace_database.job_options import JobOptions
 from millrace_queue import CHANNEL_READY
 from millrace_runtime.struct_json import dict_to_struct
 from support.jobs_api import (
@@ -87,6 +88,18 @@ async def test_all_that_a_request_names_is_kept(api: JobsApi) -> None:
     assert (job.run_at, job.priority, job.max_attempts) == (run_at, -7, 9)
     assert (job.created_by, job.schedule_id) == ("ann", schedule_id)
     assert dict(job.input.items()) == {}
+
+
+@pytest.mark.parametrize("named", [0, MAX_ATTEMPTS])
+async def test_whether_the_number_of_attempts_was_named_is_kept(
+    api: JobsApi, database: Database, named: int
+) -> None:
+    job = await api.create(max_attempts=named)
+
+    async with database.connection() as connection:
+        options = JobOptions.from_json(await connection.fetchval("SELECT options::text FROM jobs"))
+    assert job.max_attempts == MAX_ATTEMPTS
+    assert options == JobOptions(names_attempts=bool(named))
 
 
 async def test_input_json_keeps_the_digits_of_its_numbers(api: JobsApi, database: Database) -> None:

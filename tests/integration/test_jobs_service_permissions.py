@@ -84,6 +84,7 @@ def _file_calls(api: JobsApi) -> list[Awaitable[Any]]:
         api.files.InitiateUpload(begun),
         api.files.ConfirmUpload(files_service_pb2.ConfirmUploadRequest(**upload)),
         api.files.CancelUpload(files_service_pb2.CancelUploadRequest(**upload)),
+        api.files.ListUploads(files_service_pb2.ListUploadsRequest(org_id="other")),
         api.files.GetDownloadUrl(files_service_pb2.GetDownloadUrlRequest(**file)),
         api.files.PersistFile(files_service_pb2.PersistFileRequest(**file)),
         api.files.DeleteFile(files_service_pb2.DeleteFileRequest(**file)),

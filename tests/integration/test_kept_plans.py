@@ -14,7 +14,13 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from millrace_database import attempt_records, dead_letters, job_statements, subscription_event_statements
+from millrace_database import (
+    attempt_records,
+    dead_letters,
+    job_statements,
+    spared_attempts,
+    subscription_event_statements,
+)
 from millrace_database.database import Database
 from millrace_database.ids import new_id
 from millrace_queue import (
@@ -179,7 +185,10 @@ _STATEMENTS: dict[str, tuple[str, list[Any]]] = {
     "hand back": (statements.HAND_BACK, [*_LEASES, []]),
     "cancel": (statements.CANCEL, [_ids(_HELD)]),
     "cancel free": (statements.CANCEL_FREE, [_ids(_HELD)]),
-    "fail": (attempt_statements.FAIL, [*_LEASES, _each(timedelta(hours=1)), _each(False), False]),
+    "fail": (
+        attempt_statements.FAIL,
+        [*_LEASES, _each(timedelta(hours=1)), _each(False), False, _each(True)],
+    ),
     "snooze": (attempt_statements.SNOOZE, [*_LEASES, _each(timedelta(hours=1))]),
     "enqueue": (line_statements.ENQUEUE, [*_COME_IN, *[_each(None)] * 8]),
     "enqueue unique": (
@@ -230,7 +239,7 @@ _STATEMENTS: dict[str, tuple[str, list[Any]]] = {
     "complete plain jobs": (job_statements.COMPLETE_PLAIN_JOBS, [*_LEASES, _each("{}")]),
     "fail jobs": (
         job_statements.FAIL_JOBS,
-        [_ids(_HELD), _each("failed"), _each(None), *[_each("ERROR")] * 2, _each(False)],
+        [_ids(_HELD), _each("failed"), _each(None), *[_each("ERROR")] * 2, _each(False), _each(True)],
     ),
     "cancel jobs": (job_statements.CANCEL_JOBS, [_ids(_READY)]),
     "request cancellation": (job_statements.REQUEST_CANCELLATION, [_ids(_READY)]),
@@ -248,6 +257,7 @@ _STATEMENTS: dict[str, tuple[str, list[Any]]] = {
     ),
     "lost leases": (attempt_records._RECORD_LOST_LEASES, [*_LEASES, "lost"]),
     "held leases": (attempt_records._STILL_HELD, _LEASES),
+    "spared attempts": (spared_attempts._READ, [_ids(_READY), "STORE_UNAVAILABLE"]),
 }
 _WRITE_NO_INDEX = (
     "delete jobs",

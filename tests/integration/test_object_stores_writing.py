@@ -15,6 +15,13 @@ KEY = "org-acme/4f/object"
 MEBIBYTE = 1 << 20
 
 
+@pytest.fixture(autouse=True)
+def _all_the_time_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may need more than a writer that is cancelled waits for."""
+    monkeypatch.setattr("millrace_storage.s3_writing._SETTLING_SECONDS", 30.0)
+    monkeypatch.setattr("millrace_storage.s3_write._TAKING_BACK_SECONDS", 30.0)
+
+
 class _Source:
     """Chunks of a mebibyte, so many; then it waits until it may go on, and ends or fails."""
 

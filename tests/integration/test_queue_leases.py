@@ -92,6 +92,18 @@ async def test_an_entry_fails_for_good(
         assert await _entry(conn, claimed.id) is None
 
 
+async def test_an_attempt_that_does_not_count_is_given_back(database: Database) -> None:
+    async with database.connection() as conn:
+        claimed = await _one_claim(conn, max_attempts=1)
+
+        outcome = (await fail(conn, [Failure(claimed.id, claimed.fence, SOON, counts=False)]))[claimed.id]
+
+        assert outcome.settled is Settled.RETRYING
+        entry = await _entry(conn, claimed.id)
+        assert entry is not None
+        assert (entry["state"], entry["attempt"], entry["run_at"]) == ("scheduled", 0, outcome.run_at)
+
+
 async def test_each_failure_of_a_batch_has_its_own_outcome(database: Database) -> None:
     async with database.connection() as conn:
         worker_id = await new_worker(conn)

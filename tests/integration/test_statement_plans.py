@@ -11,7 +11,13 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from millrace_database import attempt_records, job_attempts_repository, job_lifecycle, job_statements
+from millrace_database import (
+    attempt_records,
+    job_attempts_repository,
+    job_lifecycle,
+    job_statements,
+    spared_attempts,
+)
 from millrace_database.database import Database
 from millrace_database.ids import new_id
 from millrace_queue import Lease, attempt_statements, line_statements, outlook, statements
@@ -117,8 +123,8 @@ async def test_leases_are_looked_up_one_by_one(
 async def test_a_failure_is_looked_up_by_its_lease(
     large: _Large, conn: asyncpg.Connection, delay: timedelta | None
 ) -> None:
-    leases, lost = (large.held, large.fences), [False] * _BATCH
-    reads = await reads_of(conn, attempt_statements.FAIL, *leases, [delay] * _BATCH, lost, False)
+    leases, lost, counts = (large.held, large.fences), [False] * _BATCH, [True] * _BATCH
+    reads = await reads_of(conn, attempt_statements.FAIL, *leases, [delay] * _BATCH, lost, False, counts)
 
     assert reads.rows["queue"] == 2 * _BATCH
 
@@ -169,6 +175,8 @@ async def test_attempts_are_recorded_and_read_by_their_jobs(large: _Large, conn:
     assert reads.rows["job_attempts"] <= _BATCH
     reads = await reads_of(conn, job_attempts_repository._LIST, large.jobs[0], None, None, 10)
     assert (reads.rows["jobs"], reads.rows["job_attempts"]) == (2, 1)
+    reads = await reads_of(conn, spared_attempts._READ, large.jobs, "STORE_UNAVAILABLE")
+    assert reads.rows["job_attempts"] == _BATCH
 
 
 async def test_promotion_reads_what_is_due(large: _Large, conn: asyncpg.Connection) -> None:
@@ -227,7 +235,7 @@ def _each(value: object) -> list[Any]:
         (job_statements.COMPLETE_JOBS, [_each("{}")]),
         (
             job_statements.FAIL_JOBS,
-            [_each("pending"), _each(None), _each("BROKEN"), _each("It broke."), _each(True)],
+            [_each("pending"), _each(None), _each("BROKEN"), _each("It broke."), _each(True), _each(True)],
         ),
         (job_statements.CANCEL_JOBS, []),
         (job_statements.HAND_BACK_JOBS, []),

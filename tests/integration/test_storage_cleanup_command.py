@@ -48,8 +48,14 @@ async def test_the_command_fails_when_something_could_not_be_removed(
     await files.removal(provider="s3")
     outcome = await command.run("clean-up", "--json")
     assert outcome.code == 1
+    assert outcome.line["waiting"] == {"count": 1, "bytes": 1}
     assert outcome.line["problems"] == outcome.stderr.removeprefix("millrace clean-up: ").splitlines()
     assert "s3" in outcome.stderr
+
+    dry = await command.succeed("clean-up", "--dry-run")
+    assert [line.split() for line in dry.stdout.splitlines() if "waiting" in line] == [
+        ["objects", "waiting", "to", "be", "removed", "1", "1", "bytes"]
+    ]
 
 
 async def test_the_command_says_what_to_do_about_an_old_schema(
@@ -71,20 +77,33 @@ async def test_the_command_says_that_there_can_be_no_such_database(tmp_path: Pat
     assert "secret" not in line
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (
+            {"ENDPOINT": "127.0.0.1:9000"},
+            "ENDPOINT: there can be no such server; give a URL such as https://s3.example.com",
+        ),
+        (
+            {"PUBLIC_ENDPOINT": "no url"},
+            "PUBLIC_ENDPOINT: there can be no such server; give a URL such as https://s3.example.com",
+        ),
+        ({"REGION": "no region"}, "REGION: there can be no such region"),
+    ],
+)
 async def test_the_command_says_that_there_can_be_no_such_store(
-    database_url: str, database: Database, tmp_path: Path
+    database_url: str, database: Database, tmp_path: Path, wrong: dict[str, str], said: str
 ) -> None:
     settings = {
         "MILLRACE_DATABASE_URL": database_url,
         "MILLRACE_DATA_DIR": str(tmp_path),
         "MILLRACE_S3_BUCKET": "files",
-        "MILLRACE_S3_ENDPOINT": "no url",
+        "MILLRACE_S3_ENDPOINT": "http://127.0.0.1:9000",
+        **{f"MILLRACE_S3_{name}": value for name, value in wrong.items()},
     }
     outcome = await CommandLine(settings).run("clean-up")
     assert (outcome.code, outcome.stdout) == (2, "")
-    assert outcome.stderr.splitlines() == [
-        "millrace clean-up: MILLRACE_S3_ENDPOINT, MILLRACE_S3_PUBLIC_ENDPOINT: there can be no such server"
-    ]
+    assert outcome.stderr.splitlines() == [f"millrace clean-up: MILLRACE_S3_{said}"]
 
 
 @pytest.mark.parametrize("dry_run", [True, False])

@@ -22,6 +22,7 @@ from millrace_storage.object_store import (
     StoreRefusedError,
     StoreUnavailableError,
     UnfinishedWrite,
+    WriteState,
 )
 from millrace_storage.s3_object_store import S3ObjectStore
 from millrace_storage.storage_cleanup import clean_up_storage
@@ -299,10 +300,15 @@ class _Hiding(LocalObjectStore):
     is_away = False
 
     async def put(
-        self, key: str, chunks: AsyncIterator[bytes], *, expected_bytes: int | None = None
+        self,
+        key: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        expected_bytes: int | None = None,
+        state: WriteState | None = None,
     ) -> StoredObject:
         self.is_away = key != OWNER_KEY
-        return await super().put(key, chunks, expected_bytes=expected_bytes)
+        return await super().put(key, chunks, expected_bytes=expected_bytes, state=state)
 
     async def delete(self, key: str) -> None:
         if self.is_away:

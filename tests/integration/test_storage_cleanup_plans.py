@@ -18,9 +18,11 @@ _FILES = 100_000
 _JOBS = 10_000
 _UPLOADS = 20_000
 _BATCH = 1_000
+_NEW_AND_NOT_DUE = 90
 _HOUR = timedelta(hours=1)
 
-# One in 50 has expired, every other one is kept as long as its job; the job of some is gone.
+# One in 50 has expired, every other one is kept as long as its job; the job of some is gone. Of the objects that are to be
+# removed most wait for another try, one in 10 is due, and half of these nobody has tried yet.
 _FILL = (
     """
 INSERT INTO files (
@@ -40,9 +42,10 @@ SELECT gen_random_uuid(), 'org_1', CASE WHEN n % 2 = 0 THEN 'stream' ELSE 'presi
 FROM generate_series(1, $1::integer) AS n
     """,
     """
-INSERT INTO file_removals (object_key, provider, bucket, due_at)
+INSERT INTO file_removals (object_key, provider, bucket, due_at, attempts)
 SELECT 'org-gone/00/' || n, CASE WHEN n % 2 = 0 THEN 'local' ELSE 's3' END, '',
-    now() + (n - $1 / 10) * interval '1 second' + CASE WHEN n > $1 / 10 THEN interval '1 hour' ELSE interval '0' END
+    now() + (n - $1 / 10) * interval '1 second' + CASE WHEN n > $1 / 10 THEN interval '1 hour' ELSE interval '0' END,
+    CASE WHEN n <= $1 / 10 AND n % 4 < 2 OR n % 1000 = 0 THEN 0 ELSE 1 END
 FROM generate_series(1, $1::integer) AS n
     """,
     """
@@ -96,9 +99,30 @@ async def conn(large: _Large) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def test_uploads_are_given_up_by_a_batch(conn: asyncpg.Connection) -> None:
-    reads = await reads_of(conn, statements.GIVE_UP_UPLOADS, None, _HOUR, _BATCH)
+    reads = await reads_of(conn, statements.GIVE_UP_UPLOADS, _HOUR, None, _BATCH)
     # Once to lock them, once to delete them.
     assert reads.rows["file_uploads"] == 2 * _BATCH
+
+
+async def test_of_what_confirmations_have_moved_each_upload_is_looked_up(conn: asyncpg.Connection) -> None:
+    moved = await conn.fetch(
+        """
+        UPDATE file_uploads SET confirms = pair.confirms, expires_at = 'epoch'
+        FROM (
+            SELECT stream.upload_id, open.upload_id AS confirms
+            FROM (SELECT upload_id, row_number() OVER () AS n FROM file_uploads WHERE kind = 'stream' LIMIT 100) AS stream
+                JOIN (
+                    SELECT upload_id, row_number() OVER () AS n FROM file_uploads
+                    WHERE kind = 'presigned' AND expires_at > now()
+                ) AS open USING (n)
+        ) AS pair
+        WHERE file_uploads.upload_id = pair.upload_id
+        RETURNING file_uploads.upload_id
+        """
+    )
+    reads = await reads_of(conn, statements.GIVE_UP_UPLOADS, _HOUR, None, _BATCH)
+    assert 2 * _BATCH < reads.rows["file_uploads"] <= 2 * (_BATCH + len(moved))
+    assert await conn.fetchval("SELECT count(*) FROM file_uploads WHERE confirms IS NOT NULL") == 100
 
 
 async def test_expired_files_are_removed_by_a_batch(conn: asyncpg.Connection) -> None:
@@ -146,20 +170,43 @@ async def test_the_files_of_many_in_one_job_are_a_page_after_the_other(
     assert reads.rows["files"] <= _BATCH
 
 
-async def test_removals_are_taken_by_a_batch(conn: asyncpg.Connection) -> None:
+@pytest.mark.parametrize(
+    ("statement", "first", "index"),
+    [
+        (statements.TAKE_NEW_REMOVALS, "", "file_removals_new"),
+        (statements.TAKE_REMOVALS, None, "file_removals_due"),
+    ],
+)
+async def test_removals_are_taken_by_a_batch(
+    conn: asyncpg.Connection, statement: str, first: str | None, index: str
+) -> None:
     now = datetime.now(UTC)
-    reads = await reads_of(
-        conn, statements.TAKE_REMOVALS, None, now, ["s3"], [""], [""], _BATCH, _HOUR, 24 * _HOUR
-    )
-    # Every other one is of a store that is away.
-    assert reads.rows["file_removals"] <= 3 * _BATCH
-    rows = await conn.fetch(
-        statements.TAKE_REMOVALS, None, now, ["s3"], [""], [""], _BATCH, _HOUR, 24 * _HOUR
-    )
+    taking = (now, ["s3"], [""], [""], _BATCH, _HOUR, 24 * _HOUR)
+    if statement == statements.TAKE_NEW_REMOVALS:
+        await conn.execute(statements.SORT_NOTHING)
+    reads = await reads_of(conn, statement, *taking, first)
+    # Every other one is of a store that is away; and once to change them.
+    assert reads.rows["file_removals"] <= 3 * _BATCH + _NEW_AND_NOT_DUE
+    assert index in reads.plan
+    rows = await conn.fetch(statement, *taking, first)
     keys = [row["object_key"] for row in rows]
     assert len(keys) == _BATCH
     reads = await reads_of(conn, statements.REMOVALS_DONE, "local", "", keys)
     assert reads.rows["file_removals"] == _BATCH
+
+
+async def test_many_removals_that_came_at_once_are_taken_by_a_batch(conn: asyncpg.Connection) -> None:
+    """The statistics know nothing of them."""
+    await conn.execute("TRUNCATE file_removals")
+    await conn.execute(
+        "INSERT INTO file_removals (object_key, provider) "
+        "SELECT 'org-many/00/' || n, 'local' FROM generate_series(1, 50000) AS n"
+    )
+    await conn.execute(statements.SORT_NOTHING)
+    reads = await reads_of(
+        conn, statements.TAKE_NEW_REMOVALS, datetime.now(UTC), [], [], [], _BATCH, _HOUR, 24 * _HOUR, ""
+    )
+    assert reads.rows["file_removals"] == 2 * _BATCH
 
 
 @pytest.mark.parametrize(
@@ -184,6 +231,9 @@ async def test_counting_reads_what_is_counted(conn: asyncpg.Connection) -> None:
     assert reads.rows["file_uploads"] == _UPLOADS // 10
     reads = await reads_of(conn, statements.COUNT_REMOVALS)
     assert reads.rows["file_removals"] == _FILES // 10
+    waiting = await conn.fetchrow(statements.COUNT_WAITING_REMOVALS)
+    assert waiting is not None
+    assert waiting["count"] == _FILES - _FILES // 10
 
 
 async def test_a_sweep_of_jobs_reads_the_files_of_those_it_removes(conn: asyncpg.Connection) -> None:

@@ -1,4 +1,4 @@
-"""A store that does not answer is asked a few times by the service, and no more by anybody else."""
+"""A store that refuses or is silent is asked a few times by the service, and no more by anybody else."""
 
 import io
 from collections import Counter
@@ -13,8 +13,10 @@ from aiohttp import web
 from millrace_client import Millrace, UnavailableError
 from millrace_database.database import Database
 from millrace_storage.storage_cleanup import clean_up_storage
-from support.files_api import CONTENT, confirm, content_of, initiate, put, rows
-from support.jobs_api import JobsApi, refusal, serving
+from support.files_api import CONTENT, chunk, confirm, content_of, header, initiate, put, refused_stream, rows
+from support.jobs_api import JobsApi, eventually, refusal, serving, status_of, violations
+from support.object_stores import keys
+from support.s3_disturbances import Silence
 from support.s3_presigned import refusal as refused
 from support.s3_server import S3Bucket
 from support.stored_files import AT_ONCE, StoresOf
@@ -43,6 +45,7 @@ async def service(database: Database, tmp_path: Path, s3_bucket: S3Bucket) -> As
         "s3_bucket": s3_bucket.name,
         "s3_endpoint": s3_bucket.proxy.url,
         "s3_attempts": _ATTEMPTS,
+        "files_allowed_types": ("text/*",),
     }
     async with (
         serving(database, tmp_path, **s3) as api,
@@ -97,3 +100,45 @@ async def test_a_confirmation_leaves_what_was_uploaded_to_the_next_one(service: 
     service.is_away = False
     file = await confirm(service.api, upload.upload_id)
     assert await content_of(service.api, file.file_id) == CONTENT
+
+
+async def test_what_is_refused_by_its_first_bytes_does_not_wait_for_a_silent_store(
+    service: _Service, database: Database
+) -> None:
+    silence = Silence()
+    service.bucket.proxy.always.append(silence)
+    png = chunk(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    error = await refused_stream(service.api, [header(content_type="text/plain"), png])
+    assert set(violations(status_of(error))) == {"header.content_type"}
+
+    assert service.requests() == {}
+    assert await rows(database, "file_uploads") == await rows(database, "file_removals") == 0
+    silence.end()
+
+
+async def test_what_a_silent_store_does_after_all_goes_with_the_clean_up(
+    service: _Service, database: Database, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millrace_storage.s3_writing._SETTLING_SECONDS", 0.1)
+    silence = Silence()
+    silence.of = lambda request: request.method == "PUT"
+    s3_bucket.proxy.always.append(silence)
+    call = service.api.files.UploadFile(iter([header(), chunk(CONTENT)]))
+
+    async def is_asked() -> bool:
+        return bool(s3_bucket.proxy.requests)
+
+    await eventually(is_asked)
+    call.cancel()
+
+    async def is_left_to_the_clean_up() -> bool:
+        return await rows(database, "file_removals") == 1
+
+    await eventually(is_left_to_the_clean_up)
+    assert service.requests() == {"PUT": 1}
+    silence.end()
+
+    (written,) = await eventually(lambda: keys(s3_bucket.store()))
+    await clean_up_storage(database, StoresOf(s3_bucket.store()), times=AT_ONCE)
+    assert written not in await keys(s3_bucket.store())
+    assert await rows(database, "file_removals") == await rows(database) == 0

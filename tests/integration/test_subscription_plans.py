@@ -108,7 +108,10 @@ async def test_the_end_of_jobs_reads_the_subscriptions_of_their_organisations(
     nothing = [None] * _BATCH
     statements: dict[str, tuple[str, list[Any]]] = {
         "complete": (job_statements.COMPLETE_JOBS, [["{}"] * _BATCH]),
-        "fail": (job_statements.FAIL_JOBS, [["failed"] * _BATCH, *[nothing] * 3, [False] * _BATCH]),
+        "fail": (
+            job_statements.FAIL_JOBS,
+            [["failed"] * _BATCH, *[nothing] * 3, [False] * _BATCH, [True] * _BATCH],
+        ),
         "cancel": (job_statements.CANCEL_JOBS, []),
     }
     statement, columns = statements[end]

@@ -1,5 +1,6 @@
 """Jobs of which one may wait for its first attempt, one for a further attempt, and one may run."""
 
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -48,6 +49,17 @@ async def _running(conn: asyncpg.Connection, key: str, count: int = 1) -> list[C
 async def _slots(conn: asyncpg.Connection) -> dict[UUID, str | None]:
     assert await disagreements(conn) == []
     return {row["id"]: row["unique_slot"] for row in await conn.fetch("SELECT id, unique_slot FROM queue")}
+
+
+async def test_an_attempt_that_does_not_count_takes_the_place_too(database: Database) -> None:
+    async with database.transaction() as conn:
+        first, second = await _running(conn, "k", 2)
+        await fail_jobs(conn, [replace(sample_failure(first, _LATER), counts=False)])
+        settled = await fail_jobs(conn, [replace(sample_failure(second, _LATER), counts=False)])
+
+        assert settled == {second.claim.id: Settled.KEY_TAKEN}
+        assert await _slots(conn) == {first.claim.id: "retry"}
+    assert (await job_record(database, second.claim.id)).attempt == 1
 
 
 async def test_the_second_one_that_fails_does_so_for_good(database: Database) -> None:

@@ -12,13 +12,15 @@ from millrace_storage import (
     FileStore,
     StoredObject,
     StoreUnavailableError,
+    UploadGivenUp,
     upload_confirmation,
 )
+from millrace_storage.cleanup_report import NOTHING
 from millrace_storage.storage_cleanup import clean_up_storage
 from support.direct_uploads import CONTENT, initiate, send
 from support.local_files import local_files
 from support.object_stores import put
-from support.stored_files import StoredFiles
+from support.stored_files import AT_ONCE, OWNER_KEY, StoredFiles
 
 
 @pytest.fixture
@@ -98,9 +100,50 @@ async def test_a_confirmation_can_be_repeated_when_its_store_was_away_in_the_mid
     assert await _read(files, await files.confirm_upload("acme", upload.upload_id)) == CONTENT
 
 
-async def test_what_a_store_that_was_away_kept_is_cleaned_up(
+async def test_what_a_store_that_was_away_kept_stays_as_long_as_the_upload_is_open(
     files: FileStore, database: Database, inside: StoredFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    upload = await initiate(files)
+    await send(files, database, upload)
+    with monkeypatch.context() as patch:
+        _leave_halfway(files, patch)
+        with pytest.raises(StoreUnavailableError):
+            await files.confirm_upload("acme", upload.upload_id)
+    kept = await inside.keys()
+    assert len(kept) == 1
+
+    dry = await clean_up_storage(database, files.stores, dry_run=True, times=AT_ONCE)
+    report = await clean_up_storage(database, files.stores, times=AT_ONCE)
+
+    assert dry.uploads == report.uploads == report.removals == NOTHING
+    assert await inside.keys() == kept
+    assert await _read(files, await files.confirm_upload("acme", upload.upload_id)) == CONTENT
+
+
+async def test_what_a_store_that_was_away_kept_is_cleaned_up_when_the_upload_is_over(
+    files: FileStore, database: Database, inside: StoredFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload, cancelled = await initiate(files), await initiate(files)
+    with monkeypatch.context() as patch:
+        _leave_halfway(files, patch)
+        for each in (upload, cancelled):
+            await send(files, database, each)
+            with pytest.raises(StoreUnavailableError):
+                await files.confirm_upload("acme", each.upload_id)
+    assert len(await inside.keys()) == 2
+    async with database.connection() as connection:
+        await connection.execute(
+            "UPDATE file_uploads SET expires_at = now() WHERE upload_id = $1", upload.upload_id
+        )
+    await files.cancel_upload("acme", cancelled.upload_id)
+
+    await clean_up_storage(database, files.stores)
+
+    assert await inside.keys() == set()
+
+
+def _leave_halfway(files: FileStore, patch: pytest.MonkeyPatch) -> None:
+    """Have the store go away when what was uploaded has been moved, so that it can be neither read nor moved back."""
     store = files.stores.default
     real = store.head
 
@@ -112,16 +155,39 @@ async def test_what_a_store_that_was_away_kept_is_cleaned_up(
     async def get(*_: Any, **__: Any) -> Any:
         raise StoreUnavailableError("no answer")
 
+    patch.setattr(store, "head", head)
+    patch.setattr(store, "get", get)
+
+
+async def test_a_clean_up_takes_nothing_of_what_is_being_put_back(
+    files: FileStore, database: Database, inside: StoredFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes by while the store thinks about what it is asked after the failure."""
     upload = await initiate(files)
-    await send(files, database, upload)
+    key = await send(files, database, upload)
+    store = files.stores.default
+    real_head, real_get = store.head, store.get
+
+    async def head(asked: str) -> StoredObject | None:
+        if asked == key:
+            report = await clean_up_storage(database, files.stores, times=AT_ONCE)
+            assert report.problems == []
+        return await real_head(asked)
+
+    async def get(asked: str, **range_: Any) -> AsyncIterator[bytes]:
+        if asked == OWNER_KEY:
+            return await real_get(asked, **range_)
+        raise StoreUnavailableError("no answer")
+
     with monkeypatch.context() as patch:
         patch.setattr(store, "head", head)
         patch.setattr(store, "get", get)
         with pytest.raises(StoreUnavailableError):
             await files.confirm_upload("acme", upload.upload_id)
-    assert len(await inside.keys()) == 1
-    await clean_up_storage(database, files.stores)
-    assert await inside.keys() == set()
+    assert await inside.keys() == {key}
+    assert await inside.rows("file_removals") == set()
+
+    assert await _read(files, await files.confirm_upload("acme", upload.upload_id)) == CONTENT
 
 
 async def test_a_confirmation_that_fails_after_the_upload_was_cancelled_leaves_nothing(
@@ -168,11 +234,40 @@ async def test_a_confirmation_goes_on_where_one_was_killed_long_ago(
     await _kill_while_it_confirms(files, upload.upload_id)
     async with database.connection() as connection:
         await connection.execute("UPDATE file_uploads SET expires_at = now() WHERE kind = 'stream'")
+    await clean_up_storage(database, files.stores, times=AT_ONCE)
 
     file = await files.confirm_upload("acme", upload.upload_id)
 
     assert await _read(files, file) == CONTENT
     assert await inside.keys() == {file.object_key}
+
+
+async def test_whoever_goes_on_with_a_confirmation_keeps_its_owner_from_finishing_it(
+    files: FileStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner was stopped for long, and comes back while the other one moves what was uploaded."""
+    upload = await initiate(files)
+    await send(files, database, upload)
+    finish = files._confirmation._finish
+
+    async def move(*_: Any) -> Any:
+        raise StoreUnavailableError("no answer")
+
+    async def finish_late(*arguments: Any) -> FileRecord:
+        async with database.connection() as connection:
+            await connection.execute("UPDATE file_uploads SET expires_at = now() WHERE kind = 'stream'")
+        with monkeypatch.context() as patch:
+            patch.setattr(files.stores.default, "move", move)
+            with pytest.raises(StoreUnavailableError):
+                await files.confirm_upload("acme", upload.upload_id)
+        return await finish(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files._confirmation, "_finish", finish_late)
+        with pytest.raises(UploadGivenUp):
+            await files.confirm_upload("acme", upload.upload_id)
+
+    assert await _read(files, await files.confirm_upload("acme", upload.upload_id)) == CONTENT
 
 
 async def _kill_while_it_confirms(files: FileStore, upload_id: Any) -> None:

@@ -11,18 +11,17 @@ from structlog.testing import capture_logs
 
 from millrace_database.database import Database
 from millrace_database.ids import format_id
+from millrace_database.job_options import JobOptions, RetryRule
 from millrace_storage import (
     ObjectMissingError,
     StoreNotConfigured,
     StoreRefusedError,
     StoreUnavailableError,
 )
-from millrace_worker import Backoff, JobContext, Registry
+from millrace_worker import JobContext, Registry
 from support.object_stores import chunks_of
 from support.s3_server import S3Bucket
 from support.worker_runs import create, finished, worker
-
-_QUICK = Backoff(base=timedelta(milliseconds=10))
 
 
 @pytest.fixture
@@ -64,16 +63,18 @@ async def test_the_job_says_what_it_was_without_the_stores_words(
     async def fail() -> None:
         raise error
 
-    @registry.job_handler("orders:keep", backoff=_QUICK)
+    @registry.job_handler("orders:keep")
     async def keep(context: JobContext[dict[str, Any]]) -> None:
         if not grouped:
             await fail()
         async with asyncio.TaskGroup() as group:
             group.create_task(fail())
 
+    # So that a store that is away is not waited for.
+    options = JobOptions(retry=RetryRule(initial_delay=timedelta(milliseconds=10)))
     with capture_logs() as logged:
         async with worker(database, registry, tmp_path):
-            (job_id,) = await create(database, "orders:keep", max_attempts=2)
+            (job_id,) = await create(database, "orders:keep", max_attempts=2, options=options)
             job = await finished(database, job_id)
 
     assert (job.error_code, job.error_message, job.attempt) == (code, message, attempts)

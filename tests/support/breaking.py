@@ -7,7 +7,13 @@ from datetime import timedelta
 import asyncpg
 
 from millrace_database.database import Database
-from millrace_storage.object_store import ObjectStore, PresignedRequest, StoredObject, UnfinishedWrite
+from millrace_storage.object_store import (
+    ObjectStore,
+    PresignedRequest,
+    StoredObject,
+    UnfinishedWrite,
+    WriteState,
+)
 
 
 class Killed(BaseException):
@@ -63,10 +69,15 @@ class BreakingStore(ObjectStore):
         self.max_presigned_bytes = store.max_presigned_bytes
 
     async def put(
-        self, key: str, chunks: AsyncIterator[bytes], *, expected_bytes: int | None = None
+        self,
+        key: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        expected_bytes: int | None = None,
+        state: WriteState | None = None,
     ) -> StoredObject:
         self._breaker.pass_by()
-        stored = await self._store.put(key, chunks, expected_bytes=expected_bytes)
+        stored = await self._store.put(key, chunks, expected_bytes=expected_bytes, state=state)
         self._breaker.pass_by()
         return stored
 

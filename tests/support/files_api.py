@@ -137,6 +137,19 @@ async def cancel(
     return await api.files.CancelUpload(request)
 
 
+async def listed_uploads(api: JobsApi, **fields: Any) -> list[file_pb2.Upload]:
+    """The open uploads of all pages."""
+    uploads: list[file_pb2.Upload] = []
+    token = ""
+    while True:
+        request = files_service_pb2.ListUploadsRequest(**{"org_id": "acme", "page_token": token, **fields})
+        page = await api.files.ListUploads(request)
+        uploads += page.uploads
+        token = page.next_page_token
+        if not token:
+            return uploads
+
+
 async def download_url(api: JobsApi, file_id: str, *, expires_in: timedelta | None = None) -> str:
     request = files_service_pb2.GetDownloadUrlRequest(org_id="acme", file_id=file_id)
     if expires_in is not None:

@@ -132,15 +132,20 @@ class Model:
             job.finish("cancelled")
         return {job.job_id for job in held}
 
-    def fail(self, lease: Lease, code: str, delay: float | None, *, timed_out: bool) -> Settled:
+    def fail(self, lease: Lease, code: str, delay: float | None, *, timed_out: bool, counts: bool) -> Settled:
         job = self.holder(lease)
         if job is None:
             return Settled.LOST
         if job.status == "cancelling":
             return self._cancel(job, "cancelled")
-        job.record("timed_out" if timed_out else "failed")
-        if delay is None or job.attempt >= job.max_attempts or self.is_over(job, delay):
+        if delay is None or (counts and job.attempt >= job.max_attempts) or self.is_over(job, delay):
+            job.record("timed_out" if timed_out else "failed")
             return self._fail(job, code)
+        if counts:
+            job.record("timed_out" if timed_out else "failed")
+        else:
+            job.record("snoozed")
+            job.attempt -= 1
         job.error_code, job.leases_lost = code, 0
         job.wait(self.now + delay, self.now)
         return Settled.RETRYING

@@ -1,5 +1,6 @@
 """Ways to disturb requests to S3, and all of its uses at a stroke."""
 
+import asyncio
 import os
 from collections.abc import Callable
 
@@ -22,6 +23,31 @@ _OPERATIONS: dict[str, tuple[str, str]] = {
     "list": ("GET", "list-type"),
     "list uploads": ("GET", "uploads"),
 }
+
+
+class Silence:
+    """Takes requests of a kind, at first all, and answers none of them until it is over."""
+
+    def __init__(self) -> None:
+        self.of: Callable[[web.BaseRequest], bool] = lambda _: True
+        self._over = asyncio.Event()
+        self._is_dropped = False
+
+    async def __call__(self, request: web.BaseRequest, _: bytes) -> web.Response | None:
+        if not self._over.is_set() and self.of(request):
+            await self._over.wait()
+            if self._is_dropped:
+                return web.Response(status=503)
+        return None
+
+    def end(self) -> None:
+        """Have all done that was asked for."""
+        self._over.set()
+
+    def drop(self) -> None:
+        """Have nothing of it done."""
+        self._is_dropped = True
+        self._over.set()
 
 
 def answering(

@@ -59,7 +59,7 @@ class Files(FilesServiceServicer):
     async def _answer(self, request: Any, context: Any) -> Any:
         raise AssertionError("nobody calls it")
 
-    InitiateUpload = ConfirmUpload = CancelUpload = GetDownloadUrl = PersistFile = _answer
+    InitiateUpload = ConfirmUpload = CancelUpload = ListUploads = GetDownloadUrl = PersistFile = _answer
     DeleteFile = UndeleteFile = GetFileUsage = UpdateFileLimits = _answer
 
 

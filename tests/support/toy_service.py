@@ -62,7 +62,7 @@ class Toy(files_service_pb2_grpc.FilesServiceServicer):
     async def _answer(self, request: Any, context: Any) -> Any:
         raise AssertionError("nobody calls it")
 
-    InitiateUpload = ConfirmUpload = CancelUpload = GetDownloadUrl = PersistFile = _answer
+    InitiateUpload = ConfirmUpload = CancelUpload = ListUploads = GetDownloadUrl = PersistFile = _answer
     DeleteFile = UndeleteFile = GetFileUsage = UpdateFileLimits = _answer
 
     def _raise(self) -> None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         FileState,
         FileUsage,
     )
+    from millrace_client.file_upload import Upload
     from millrace_client.job import Job, JobCancelledError, JobFailedError, JobStatus
     from millrace_client.job_attempt import AttemptCounts, AttemptOutcome, JobAttempt
     from millrace_client.job_error import JobError
@@ -171,6 +172,7 @@ __all__ = [
     "UniqueConflict",
     "UniqueScope",
     "UniqueStates",
+    "Upload",
     "WaitingCause",
     "WaitingReason",
     "WebhookDelivery",
@@ -185,6 +187,7 @@ _MODULES = (
     "delivery",
     "errors",
     "file",
+    "file_upload",
     "job",
     "job_attempt",
     "job_error",

@@ -42,6 +42,7 @@ _RETRIED = {
     "millrace.files.v1.FilesService": [
         "ConfirmUpload",
         "CancelUpload",
+        "ListUploads",
         "DownloadFile",
         "GetFile",
         "GetDownloadUrl",

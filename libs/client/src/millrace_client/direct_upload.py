@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from millrace.files.v1 import file_pb2
 from millrace_client.errors import TransferError
+from millrace_client.file_upload import Upload
 from millrace_client.upload import Progress
 
 _BLOCK_BYTES = 512 * 1024
@@ -25,7 +25,7 @@ _SILENT_SECONDS = 120.0
 
 
 async def put_directly(
-    upload: file_pb2.Upload,
+    upload: Upload,
     source: str | os.PathLike[str] | bytes,
     size_bytes: int,
     on_progress: Progress | None,
@@ -71,7 +71,7 @@ class _Sending:
 
     def __init__(
         self,
-        upload: file_pb2.Upload,
+        upload: Upload,
         source: str | os.PathLike[str] | bytes,
         size_bytes: int,
         tell: Callable[[int], None],
@@ -97,7 +97,7 @@ class _Sending:
         kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
         connection = kind(url.netloc, timeout=_CONNECTING_SECONDS, blocksize=_BLOCK_BYTES)
         self._connection = connection
-        headers = dict(self._upload.headers) | {"Content-Length": str(self._size)}
+        headers = {**self._upload.headers} | {"Content-Length": str(self._size)}
         try:
             connection.connect()
             connection.sock.settimeout(_SILENT_SECONDS)

@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import errno
-import hashlib
 import os
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -17,6 +15,7 @@ from millrace.files.v1 import files_service_pb2 as messages
 from millrace.jobs.v1 import jobs_service_pb2
 from millrace_client.errors import ContentMismatchError, UnavailableError, from_rpc_error
 from millrace_client.file import File, read_file
+from millrace_client.partial_file import Arrived, PartialFile, open_partial
 from millrace_client.upload import Progress
 
 _Response: TypeAlias = messages.DownloadFileResponse | jobs_service_pb2.DownloadJobOutputResponse
@@ -36,18 +35,24 @@ _TRIES_WITHOUT_PROGRESS = 5
 
 
 async def receive(
-    open_download: OpenDownload, to: str | os.PathLike[str] | BinaryIO, on_progress: Progress | None
+    open_download: OpenDownload,
+    to: str | os.PathLike[str] | BinaryIO,
+    on_progress: Progress | None,
+    *,
+    resume: bool = False,
 ) -> File:
     """Write a download to a path or a binary stream, and check its size and hash.
 
     A download that breaks off because the service cannot be reached goes on where it was, as long as something arrives within
-    five tries. A path gets its new content whole or not at all; in a folder the file gets its own name, made safe. Of a
-    stream nobody can take back what was written before ContentMismatchError was raised.
+    five tries. A path gets its new content whole or not at all; in a folder the file gets its own name, made safe. With
+    `resume`, what has arrived when it fails is kept beside the path, of which the error has a note, and the next goes on with
+    it. Of a stream nobody can take back what was written before ContentMismatchError was raised.
     """
     async with contextlib.aclosing(_resumed(open_download)) as responses:
         file = read_file((await anext(responses)).file)
         if isinstance(to, str | os.PathLike):
-            await _receive_into_path(responses, file, Path(to), on_progress)
+            path = await _target(Path(to), file)
+            await _receive_into_path(open_download, responses, file, path, on_progress, resume=resume)
         else:
             await _copy(responses, file, to, on_progress)
     return file
@@ -59,10 +64,13 @@ async def describe(call: DownloadCall) -> File:
         return read_file((await anext(responses)).file)
 
 
-async def _resumed(open_download: OpenDownload) -> AsyncGenerator[_Response, None]:
-    """Yield the description once, and then the chunks of one call or, when it breaks off, of several."""
-    received = 0
-    described: str | None = None
+async def _resumed(
+    open_download: OpenDownload, received: int = 0, described: str | None = None
+) -> AsyncGenerator[_Response, None]:
+    """Yield the description once, and then the chunks of one call or, when it breaks off, of several.
+
+    What has been `described` already, by its hash, and of which so much has been `received` is gone on with.
+    """
     tries = 0
     while True:
         try:
@@ -101,40 +109,59 @@ async def _responses(call: DownloadCall) -> AsyncGenerator[_Response, None]:
         call.cancel()
 
 
-async def _receive_into_path(
-    responses: AsyncIterator[_Response],
-    file: File,
-    path: Path,
-    on_progress: Progress | None,
-) -> None:
+async def _target(path: Path, file: File) -> Path:
     if await asyncio.to_thread(path.is_dir):
         path /= safe_file_name(file)
     if await asyncio.to_thread(_is_special, path):
         raise FileExistsError(errno.EEXIST, "Not a regular file", str(path))
-    # Not made of the file's own name, which may be as long as a name can be.
-    partial = path.with_name(f".{secrets.token_hex(8)}.part")
+    return path
+
+
+async def _receive_into_path(
+    open_download: OpenDownload,
+    responses: AsyncGenerator[_Response, None],
+    file: File,
+    path: Path,
+    on_progress: Progress | None,
+    *,
+    resume: bool,
+) -> None:
+    partial = await open_partial(path, file.sha256)
     try:
-        with await _made(partial) as sink:
-            await _copy(responses, file, sink, on_progress)
-            await asyncio.to_thread(_sync, sink)
+        arrived = await asyncio.to_thread(partial.read) if resume else Arrived()
+        if 0 < arrived.size_bytes <= file.size_bytes:
+            # Nothing is to wait for what is already there.
+            await responses.aclose()
+            await _go_on(open_download, file, partial, on_progress, arrived)
+        else:
+            await asyncio.to_thread(partial.begin_anew)
+            await _copy(responses, file, partial.sink, on_progress)
         await asyncio.to_thread(partial.replace, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-async def _made(path: Path) -> BinaryIO:
-    """Make a file; when cancelled meanwhile, not before it is there, so that it can be removed."""
-    making = asyncio.ensure_future(asyncio.to_thread(path.open, "xb"))
-    try:
-        return await asyncio.shield(making)
-    except asyncio.CancelledError:
-        await asyncio.wait([making])
-        if making.exception() is None:
-            making.result().close()
+    except BaseException as error:
+        if not resume or isinstance(error, ContentMismatchError):
+            partial.remove()
+        elif size := partial.leave():
+            error.add_note(
+                f"{size:,} of {file.size_bytes:,} bytes are kept; the same download goes on from there"
+            )
         raise
-    except OSError as error:
-        # Nobody has asked for a file of this name, but for one in this folder.
-        raise OSError(error.errno, error.strerror, str(path.parent)) from error
+
+
+async def _go_on(
+    open_download: OpenDownload,
+    file: File,
+    partial: PartialFile,
+    on_progress: Progress | None,
+    arrived: Arrived,
+) -> None:
+    """Receive what is behind that which an earlier download has left, and all of it when that turns out to be damaged."""
+    try:
+        async with contextlib.aclosing(_resumed(open_download, arrived.size_bytes, file.sha256)) as rest:
+            await _copy(rest, file, partial.sink, on_progress, arrived)
+    except ContentMismatchError:
+        await asyncio.to_thread(partial.begin_anew)
+        async with contextlib.aclosing(_resumed(open_download, 0, file.sha256)) as responses:
+            await _copy(responses, file, partial.sink, on_progress)
 
 
 async def _copy(
@@ -142,18 +169,18 @@ async def _copy(
     file: File,
     sink: BinaryIO,
     on_progress: Progress | None,
+    arrived: Arrived | None = None,
 ) -> None:
-    digest = hashlib.sha256()
-    received = 0
+    """Write chunks behind what has `arrived` already, and check all of it."""
+    arrived = arrived or Arrived()
     async for response in responses:
-        digest.update(response.chunk)
         await asyncio.to_thread(sink.write, response.chunk)
-        received += len(response.chunk)
+        arrived.add(response.chunk)
         if on_progress is not None:
-            on_progress(received, file.size_bytes)
-    if (received, digest.hexdigest()) != (file.size_bytes, file.sha256):
+            on_progress(arrived.size_bytes, file.size_bytes)
+    if (arrived.size_bytes, arrived.digest.hexdigest()) != (file.size_bytes, file.sha256):
         raise ContentMismatchError(
-            f"{file.name} has {file.size_bytes} bytes, {received} arrived, or they differ"
+            f"{file.name} has {file.size_bytes} bytes, {arrived.size_bytes} arrived, or they differ"
         )
 
 
@@ -172,8 +199,3 @@ def safe_file_name(file: File) -> str:
 def _is_special(path: Path) -> bool:
     """Say whether there is a device or the like, which a file must not take the place of."""
     return path.exists() and not path.is_file()
-
-
-def _sync(sink: BinaryIO) -> None:
-    sink.flush()
-    os.fsync(sink.fileno())

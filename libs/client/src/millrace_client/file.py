@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -27,6 +27,12 @@ class FileState(StrEnum):
     UNKNOWN = "UNKNOWN"
     """A state that this version of the SDK does not know."""
 
+
+_LIMITS: tuple[Literal["max_total_bytes", "max_files", "max_file_bytes"], ...] = (
+    "max_total_bytes",
+    "max_files",
+    "max_file_bytes",
+)
 
 _states = ContractEnum(FileState, file_pb2.FileState.items(), "FILE_STATE_")
 
@@ -82,6 +88,8 @@ class FileUsage:
     files: int
     limits: FileLimits
     """Those in force: set for the organisation, else the server's."""
+    own_limits: FileLimits = FileLimits()
+    """Those set for the organisation; None: as the server says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +126,11 @@ def state_value(state: FileState | str) -> file_pb2.FileState.ValueType:
 
 def read_usage(message: file_pb2.FileUsage) -> FileUsage:
     """Turn the contract's message into a FileUsage."""
-    limits = FileLimits(
-        message.limits.max_total_bytes, message.limits.max_files, message.limits.max_file_bytes
+    limits = {name: getattr(message.limits, name) for name in _LIMITS}
+    own = {name: getattr(message.own_limits, name) for name in _LIMITS if message.own_limits.HasField(name)}
+    return FileUsage(
+        message.org_id, message.total_bytes, message.files, FileLimits(**limits), FileLimits(**own)
     )
-    return FileUsage(message.org_id, message.total_bytes, message.files, limits)
 
 
 def to_limits(limits: FileLimits) -> files_service_pb2.FileLimitsUpdate:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import BinaryIO, Unpack
 
 from millrace.files.v1 import files_service_pb2 as messages
-from millrace_client.connection import Connection, read_pages
+from millrace_client.connection import read_pages
 from millrace_client.direct_upload import put_directly
 from millrace_client.download import DownloadCall, receive
 from millrace_client.errors import CallError
@@ -27,22 +27,19 @@ from millrace_client.file import (
     to_limits_update,
 )
 from millrace_client.file_room import check_room, large_size
+from millrace_client.file_uploads_client import FileUploadsClient
 from millrace_client.upload import Progress, Source, read_source, send
 from millrace_client.values import from_timestamp, is_utf8, to_duration, to_timestamp
 
 _GIVING_UP_SECONDS = 5.0
 
 
-class FilesClient:
+class FilesClient(FileUploadsClient):
     """Calls to the Files service for one organisation.
 
     Every method raises a CallError of the status that the server answered with. `timeout` is the
     seconds that one call may take; None: the client's own, and without limit for a transfer.
     """
-
-    def __init__(self, connection: Connection, org_id: str) -> None:
-        self._connection = connection
-        self._org_id = org_id
 
     async def upload(
         self,
@@ -98,28 +95,21 @@ class FilesClient:
             raise TypeError("upload_directly takes a path or bytes; a stream goes with upload")
         await self._check_room(source, timeout)
         content = await read_source(source)
-        request = messages.InitiateUploadRequest(
-            org_id=self._org_id,
-            name=_given_name(name, content.name),
+        upload = await self.initiate_upload(
+            _given_name(name, content.name),
+            content.size_bytes or 0,
             content_type=content_type,
-            size_bytes=content.size_bytes,
             sha256=content.sha256,
-            created_by=created_by,
             temporary=temporary,
+            created_by=created_by,
+            timeout=timeout,
         )
-        files = self._connection.files
-        upload = (await self._connection.call(files.InitiateUpload, request, timeout)).upload
         try:
-            await put_directly(upload, source, content.size_bytes or 0, on_progress)
-            confirmed = await self._connection.call_unbounded(
-                files.ConfirmUpload,
-                messages.ConfirmUploadRequest(org_id=self._org_id, upload_id=upload.upload_id),
-                timeout,
-            )
+            await put_directly(upload, source, upload.size_bytes, on_progress)
+            return await self.confirm_upload(upload.upload_id, timeout=timeout)
         except BaseException:
             await self._give_up(upload.upload_id)
             raise
-        return read_file(confirmed.file)
 
     async def _check_room(self, source: Source, timeout: float | None) -> None:
         if (size_bytes := await large_size(source)) is not None:
@@ -127,15 +117,15 @@ class FilesClient:
 
     async def _give_up(self, upload_id: str) -> None:
         """Have nothing of a direct upload count any longer; without an answer, it ends by itself with its URL."""
-        request = messages.CancelUploadRequest(org_id=self._org_id, upload_id=upload_id)
         with contextlib.suppress(CallError):
-            await self._connection.call(self._connection.files.CancelUpload, request, _GIVING_UP_SECONDS)
+            await self.cancel_upload(upload_id, timeout=_GIVING_UP_SECONDS)
 
     async def download(
         self,
         file_id: str,
         to: str | os.PathLike[str] | BinaryIO,
         *,
+        resume: bool = False,
         on_progress: Progress | None = None,
         timeout: float | None = None,
     ) -> File:
@@ -143,7 +133,8 @@ class FilesClient:
 
         A path is replaced only once everything has arrived and has the size and hash it should have
         (ContentMismatchError); a stream may have got some of it. A download that breaks off goes on where it was; `timeout` is
-        then that of each part. In a folder its name is made safe: of a path the last part, without what some system
+        then that of each part. With `resume` what has arrived at a path when it fails is kept, as a hidden file beside it, from
+        1 MiB on, and another download of the same content to the same path goes on with it. In a folder its name is made safe: of a path the last part, without what some system
         takes for special. DataLossError when the content is no longer there; OSError when it cannot be written;
         FailedPreconditionError when it is deleted. `on_progress` is called with the bytes received and the bytes there are.
         """
@@ -152,7 +143,7 @@ class FilesClient:
             request = messages.DownloadFileRequest(org_id=self._org_id, file_id=file_id, offset=offset)
             return self._connection.files.DownloadFile(request, timeout=timeout)
 
-        return await receive(open_download, to, on_progress)
+        return await receive(open_download, to, on_progress, resume=resume)
 
     async def read(self, file_id: str, *, timeout: float | None = None) -> bytes:
         """Return the content of a file that fits into memory, checked as in `download`."""

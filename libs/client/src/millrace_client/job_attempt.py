@@ -27,7 +27,7 @@ class AttemptOutcome(StrEnum):
     HANDED_BACK = "HANDED_BACK"
     """Its worker stopped and gave the job back; the attempt does not count."""
     SNOOZED = "SNOOZED"
-    """Its handler asked to be called again later; the attempt does not count."""
+    """Its handler asked to be called again later, or the object store was away; the attempt does not count."""
     CANCELLED = "CANCELLED"
     """It was stopped because the job was cancelled."""
     UNKNOWN = "UNKNOWN"

@@ -214,6 +214,7 @@ class JobsClient:
         job_id: str,
         to: str | os.PathLike[str] | BinaryIO,
         *,
+        resume: bool = False,
         on_progress: Progress | None = None,
         timeout: float | None = None,
     ) -> File:
@@ -227,7 +228,7 @@ class JobsClient:
             request = messages.DownloadJobOutputRequest(org_id=self._org_id, job_id=job_id, offset=offset)
             return self._connection.jobs.DownloadJobOutput(request, timeout=timeout)
 
-        return await receive(open_download, to, on_progress)
+        return await receive(open_download, to, on_progress, resume=resume)
 
     async def describe_output(self, job_id: str, *, timeout: float | None = None) -> File:
         """Return what `download_output` would write; the same errors."""

@@ -61,30 +61,44 @@ SELECT provider, bucket, object_key FROM gone
 
 IS_FILE = "SELECT EXISTS (SELECT FROM files WHERE object_key = $1::text)"
 
-# $13 for how long. A row that is there already stays as it is.
+# $14 for how long. A row that is there already stays as it is.
 ADD_UPLOAD = """
 INSERT INTO file_uploads (
     upload_id, org_id, kind, name, content_type, size_bytes, sha256, provider, bucket, object_key, created_by, temporary,
-    expires_at
+    confirms, expires_at
 )
 VALUES (
     $1::uuid, $2::text, $3::text, $4::text, $5::text, $6::bigint, $7::text, $8::text, $9::text, $10::text, $11::text,
-    $12::boolean, now() + $13::interval
+    $12::boolean, $13::uuid, now() + $14::interval
 )
 ON CONFLICT (upload_id) DO NOTHING
 RETURNING expires_at
 """
 
+# A stream that has been set aside expired at the epoch, so that whoever had it can neither go on with it nor finish it.
 PUT_OFF_EXPIRY = """
 UPDATE file_uploads SET expires_at = now() + $3::interval
+WHERE upload_id = $1::uuid AND object_key = $2::text AND kind = 'stream' AND expires_at > 'epoch'
+RETURNING true
+"""
+
+SET_ASIDE = """
+UPDATE file_uploads SET expires_at = 'epoch'
 WHERE upload_id = $1::uuid AND object_key = $2::text AND kind = 'stream'
 RETURNING true
+"""
+
+SET_EXPIRED_ASIDE = """
+UPDATE file_uploads SET expires_at = 'epoch'
+WHERE upload_id = $1::uuid AND kind = 'stream' AND expires_at <= now()
+RETURNING provider, bucket, object_key
 """
 
 # $3 the id of the file.
 FINISH_UPLOAD = f"""
 WITH finished AS (
-    DELETE FROM file_uploads WHERE upload_id = $1::uuid AND object_key = $2::text AND kind = 'stream'
+    DELETE FROM file_uploads
+    WHERE upload_id = $1::uuid AND object_key = $2::text AND kind = 'stream' AND expires_at > 'epoch'
     RETURNING org_id, name, provider, bucket, object_key, created_by
 )
 INSERT INTO files (
@@ -111,14 +125,6 @@ SELECT provider, bucket, object_key FROM gone
 GIVE_UPLOAD_UP = f"""
 WITH gone AS (
     DELETE FROM file_uploads WHERE upload_id = $1::uuid AND object_key = $2::text AND kind = 'stream'
-    RETURNING provider, bucket, object_key, now() AS due_at
-),
-{_REMOVE_GONE}
-"""  # noqa: S608 - put together of constants
-
-GIVE_EXPIRED_UP = f"""
-WITH gone AS (
-    DELETE FROM file_uploads WHERE upload_id = $1::uuid AND kind = 'stream' AND expires_at <= now()
     RETURNING provider, bucket, object_key, now() AS due_at
 ),
 {_REMOVE_GONE}
@@ -152,6 +158,21 @@ OPEN_PRESIGNED = """
 SELECT count(*) AS uploads, coalesce(sum(size_bytes), 0)::bigint AS total_bytes
 FROM file_uploads
 WHERE org_id = $1::text AND kind = 'presigned' AND file_id IS NULL AND expires_at > now()
+"""
+
+# $1 the organisation, an array so that no planner reads the uploads of all in the order of their ids; $2 the last id of the page
+# before; $3 how many.
+_LIST_OPEN = """
+SELECT upload_id, org_id, name, content_type, size_bytes, sha256, created_by, temporary, created_at, expires_at
+FROM file_uploads
+WHERE org_id = ANY ($1::text[]) AND kind = 'presigned' AND file_id IS NULL AND expires_at > now()
+    AND upload_id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+"""
+
+LIST_OPEN = f"{_LIST_OPEN} ORDER BY org_id, upload_id DESC LIMIT $3::integer"
+
+LIST_OPEN_OF_CREATOR = f"""
+{_LIST_OPEN} AND created_by = ANY ($4::text[]) ORDER BY org_id, created_by, upload_id DESC LIMIT $3::integer
 """
 
 ADD_REMOVAL = """

@@ -105,9 +105,23 @@ file_uploads = Table(
     Column("expires_at", _TIME, nullable=False),
     # The file that a presigned upload became; it stays until its URL is good for nothing.
     Column("file_id", UUID),
+    # The presigned upload whose content this is, on its way to its place: it is not given up before that one.
+    Column("confirms", UUID),
     CheckConstraint(among("kind", UPLOAD_KINDS), name="kind"),
     CheckConstraint("size_bytes >= 0", name="size_bytes"),
-    Index("file_uploads_by_org", "org_id", postgresql_where=text("kind = 'presigned' AND file_id IS NULL")),
+    Index(
+        "file_uploads_by_org_newest",
+        "org_id",
+        text("upload_id DESC"),
+        postgresql_where=text("kind = 'presigned' AND file_id IS NULL"),
+    ),
+    Index(
+        "file_uploads_by_org_creator",
+        "org_id",
+        "created_by",
+        text("upload_id DESC"),
+        postgresql_where=text("kind = 'presigned' AND file_id IS NULL"),
+    ),
     Index("file_uploads_expiring", "expires_at"),
 )
 
@@ -124,6 +138,8 @@ file_removals = Table(
     Column("due_at", _TIME, nullable=False, server_default=_NOW),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Index("file_removals_due", "due_at"),
+    # The names of folders are in the keys: what is taken together lies together.
+    Index("file_removals_new", "object_key", postgresql_where=text("attempts = 0")),
 )
 
 # What an organisation's files take up, deleted ones left out, and what they may: NULL as the server says, 0 without limit. It

@@ -26,6 +26,7 @@ class NewUpload:
         size_bytes: its length as announced.
         sha256: its hash as announced.
         temporary: whether the file is to be kept for some time only.
+        confirms: the presigned upload whose content it is; as long as that is open the content is not given up.
 
     """
 
@@ -39,6 +40,7 @@ class NewUpload:
     size_bytes: int | None = None
     sha256: str | None = None
     temporary: bool = False
+    confirms: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ async def add_upload(conn: asyncpg.Connection, upload: NewUpload, kept: timedelt
         upload.place.object_key,
         upload.created_by,
         upload.temporary,
+        upload.confirms,
         kept,
     )
     return expires_at
@@ -135,12 +138,18 @@ async def give_upload_up(conn: asyncpg.Connection, upload: NewUpload) -> bool:
     return await conn.fetchrow(file_statements.GIVE_UPLOAD_UP, *arguments) is not None
 
 
-async def give_expired_up(conn: asyncpg.Connection, upload_id: UUID) -> ObjectPlace | None:
-    """Have the object of a stream removed if nobody has written on it for so long that it counts as given up.
+async def set_aside(conn: asyncpg.Connection, upload: NewUpload) -> bool:
+    """Leave a stream to whoever comes next: its row stays, and nobody finishes it. False: it is no upload any more."""
+    arguments = (upload.upload_id, upload.place.object_key)
+    return await conn.fetchval(file_statements.SET_ASIDE, *arguments) is not None
 
-    Returns where it is, or None when there is no such stream.
+
+async def set_expired_aside(conn: asyncpg.Connection, upload_id: UUID) -> ObjectPlace | None:
+    """Do the same with a stream on which nobody has written for so long that it counts as given up, or that is set aside.
+
+    Returns where its object is, or None when there is no such stream.
     """
-    row = await conn.fetchrow(file_statements.GIVE_EXPIRED_UP, upload_id)
+    row = await conn.fetchrow(file_statements.SET_EXPIRED_ASIDE, upload_id)
     return None if row is None else ObjectPlace(**row)
 
 

@@ -1,7 +1,7 @@
 """What the files of organisations take up, and what they may."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import asyncpg
@@ -32,12 +32,22 @@ class FileLimits:
 
 @dataclass(frozen=True, slots=True)
 class FileUsage:
-    """What the files of an organisation take up, deleted ones left out, and the limits in force."""
+    """What the files of an organisation take up, deleted ones left out.
+
+    Attributes:
+        org_id: the organisation.
+        total_bytes: the sum of their lengths.
+        files: how many they are.
+        limits: those in force.
+        own_limits: those of them that were set for the organisation; the others are the server's.
+
+    """
 
     org_id: str
     total_bytes: int
     files: int
     limits: FileLimits
+    own_limits: Mapping[LimitName, int] = field(default_factory=dict)
 
 
 async def get_usage(conn: asyncpg.Connection, org_id: str, defaults: FileLimits) -> FileUsage:
@@ -72,13 +82,5 @@ async def set_limits(
 
 def _usage(row: asyncpg.Record | None, defaults: FileLimits) -> FileUsage:
     assert row is not None  # noqa: S101 - an upsert returns its row
-    own = FileLimits(
-        max_total_bytes=_own(row["max_total_bytes"], defaults.max_total_bytes),
-        max_files=_own(row["max_files"], defaults.max_files),
-        max_file_bytes=_own(row["max_file_bytes"], defaults.max_file_bytes),
-    )
-    return FileUsage(row["org_id"], row["total_bytes"], row["files"], own)
-
-
-def _own(limit: int | None, default: int) -> int:
-    return default if limit is None else limit
+    own = {name: row[name] for name in LIMIT_NAMES if row[name] is not None}
+    return FileUsage(row["org_id"], row["total_bytes"], row["files"], replace(defaults, **own), own)

@@ -114,6 +114,7 @@ class JobFailure:
         message: the error for people.
         retryable: whether the same job could succeed if it were tried again.
         timed_out: it failed because it took longer than it may.
+        counts: False: if the job is to wait for the next attempt, it does so without having used one.
 
     """
 
@@ -123,6 +124,7 @@ class JobFailure:
     message: str
     retryable: bool
     timed_out: bool = False
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,10 @@ class _Ended:
     error: _Error
     outcome: FailOutcome
 
+    @property
+    def counts(self) -> bool:
+        return self.attempt.outcome != "snoozed"
+
 
 @dataclass(frozen=True, slots=True)
 class _Change:
@@ -65,6 +69,7 @@ class _Change:
     id_: UUID
     error: _Error
     outcome: FailOutcome
+    counts: bool = True
 
     @property
     def is_final(self) -> bool:
@@ -80,7 +85,8 @@ async def fail_jobs(
 ) -> dict[UUID, Settled]:
     """End attempts that failed, keeping their errors: jobs wait for the next attempt, or fail for good.
 
-    A job whose cancellation was requested is cancelled instead, without an error.
+    A job whose cancellation was requested is cancelled instead, without an error. An attempt that does not count is recorded
+    as snoozed, with its error, if the job waits for the next one.
 
     Args:
         conn: a connection in a transaction.
@@ -95,13 +101,16 @@ async def fail_jobs(
     """
     outcomes = await millrace_queue.fail(
         conn,
-        [Failure(failure.lease.id, failure.lease.fence, failure.retry_delay) for failure in failures],
+        [
+            Failure(failure.lease.id, failure.lease.fence, failure.retry_delay, failure.counts)
+            for failure in failures
+        ],
         freed=freed,
     )
     ended = [
         _ended(
             failure.lease,
-            "timed_out" if failure.timed_out else "failed",
+            _attempt_outcome(failure, outcomes[failure.lease.id]),
             _Error(storable(failure.code), storable(failure.message), failure.retryable),
             outcomes[failure.lease.id],
         )
@@ -171,6 +180,12 @@ async def expire_jobs(
     return expired
 
 
+def _attempt_outcome(failure: JobFailure, outcome: FailOutcome) -> AttemptOutcome:
+    if not failure.counts and outcome.settled is Settled.RETRYING:
+        return "snoozed"
+    return "timed_out" if failure.timed_out else "failed"
+
+
 def _ended(lease: Lease, attempt: AttemptOutcome, error: _Error, outcome: FailOutcome) -> _Ended:
     if outcome.settled is Settled.CANCELLED:
         return _Ended(EndedAttempt(lease, "cancelled"), error, outcome)
@@ -184,7 +199,7 @@ async def _write(conn: asyncpg.Connection, ended: Sequence[_Ended], created: Job
     cancelled = [end.attempt.lease.id for end in ended if end.outcome.settled is Settled.CANCELLED]
     rows = await conn.fetch(job_statements.CANCEL_JOBS, cancelled) if cancelled else []
     failures = [
-        _Change(end.attempt.lease.id, _final_error(end), end.outcome)
+        _Change(end.attempt.lease.id, _final_error(end), end.outcome, end.counts)
         for end in ended
         if end.outcome.settled is not Settled.CANCELLED
     ]
@@ -218,6 +233,7 @@ async def _fail(conn: asyncpg.Connection, changes: Sequence[_Change]) -> list[as
             [change.error.code for change in changes],
             [change.error.message for change in changes],
             [change.error.retryable for change in changes],
+            [change.counts for change in changes],
         )
     )
 

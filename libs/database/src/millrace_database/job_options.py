@@ -57,7 +57,8 @@ class ConcurrencyRule:
 class JobOptions:
     """What the creator of a job asked for; None: nothing, or as the type says.
 
-    `delivers`: what becomes of the result is said by the delivery of the job's schedule.
+    `delivers`: what becomes of the result is said by the delivery of the job's schedule. `names_attempts`: the number of its
+    attempts is the creator's, not its type's.
     """
 
     deadline: datetime | None = None
@@ -67,6 +68,7 @@ class JobOptions:
     unique: UniqueRule | None = None
     concurrency: ConcurrencyRule | None = None
     delivers: bool = False
+    names_attempts: bool = False
 
     def to_json(self) -> str | None:
         """Return the JSON text that is stored, None when nothing was asked for."""
@@ -95,6 +97,7 @@ class JobOptions:
                     }
                 ),
                 "delivers": self.delivers or None,
+                "names_attempts": self.names_attempts or None,
             }
         )
         return json.dumps(values) if values else None
@@ -114,6 +117,7 @@ class JobOptions:
             unique=unique and UniqueRule(**{**unique, "window": _duration(unique.get("window"))}),
             concurrency=concurrency and ConcurrencyRule(**concurrency),
             delivers=values.get("delivers", False),
+            names_attempts=values.get("names_attempts", False),
         )
 
 

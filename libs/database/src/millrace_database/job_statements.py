@@ -143,9 +143,10 @@ UPDATE jobs
 SET status = failed.status, run_at = coalesce(failed.run_at, jobs.run_at),
     completed_at = CASE WHEN failed.status = 'pending' THEN NULL ELSE now() END,
     error_code = failed.code, error_message = failed.message, error_retryable = failed.retryable,
-    version = version + 1
-FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::boolean[])
-    AS failed (job_id, status, run_at, code, message, retryable)
+    attempt = CASE WHEN failed.counts THEN attempt ELSE attempt - 1 END,
+    started_at = CASE WHEN failed.counts THEN started_at END, version = version + 1
+FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::boolean[], $7::boolean[])
+    AS failed (job_id, status, run_at, code, message, retryable, counts)
 WHERE jobs.job_id = ANY (ARRAY[failed.job_id])
 RETURNING jobs.job_id, {SUBSCRIBERS}
 """  # noqa: S608 - put together of constants

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 from uuid import UUID
 
 import asyncpg
@@ -48,8 +49,11 @@ class Removal:
 async def give_up_uploads(
     conn: asyncpg.Connection, after: datetime | None, *, presigned_slack: timedelta, limit: int
 ) -> ExpiredBatch:
-    """Have what expired uploads left in a store removed, and the uploads forgotten; presigned ones a little later."""
-    [row] = await conn.fetch(statements.GIVE_UP_UPLOADS, after, presigned_slack, limit)
+    """Have what expired uploads left in a store removed, and the uploads forgotten; presigned ones a little later.
+
+    What a confirmation has moved stays as long as its upload is open.
+    """
+    [row] = await conn.fetch(statements.GIVE_UP_UPLOADS, presigned_slack, after, limit)
     return ExpiredBatch(row["count"], 0, row["last"])
 
 
@@ -92,32 +96,57 @@ async def count_expired_files(conn: asyncpg.Connection) -> tuple[int, int]:
     return await _count_and_bytes(conn, statements.COUNT_EXPIRED_FILES)
 
 
-async def take_removals(
-    conn: asyncpg.Connection,
-    after: datetime | None,
-    until: datetime,
-    *,
-    away: Collection[tuple[str, str, str]],
-    limit: int,
-    first_pause: timedelta,
-    longest_pause: timedelta,
-) -> Sequence[Removal]:
-    """Return objects to be removed now, in no order; those in an `away` provider and bucket whose keys begin so are left out.
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """What is taken of the objects that are to be removed: those that are due at a time, so many at once.
 
-    Each is due again after a pause that doubles with every try, unless `removals_done` is called.
+    Those in an `away` provider and bucket whose keys begin so are left out. Each is due again after a pause that doubles with
+    every try, unless `removals_done` is called.
     """
+
+    until: datetime
+    limit: int
+    first_pause: timedelta
+    longest_pause: timedelta
+
+
+async def take_new_removals(
+    conn: asyncpg.Connection, taking: Taking, away: Collection[tuple[str, str, str]], after: str
+) -> Sequence[Removal]:
+    """Return objects that nobody has tried to remove yet, by their keys, from `after` on; "": from the first.
+
+    In a transaction that does nothing else.
+    """
+    await conn.execute(statements.SORT_NOTHING)
+    return await _taken(conn, statements.TAKE_NEW_REMOVALS, taking, away, after)
+
+
+async def take_removals(
+    conn: asyncpg.Connection, taking: Taking, away: Collection[tuple[str, str, str]], after: datetime | None
+) -> Sequence[Removal]:
+    """Return objects to be removed, those that have been due for longest, from `after` on; None: from the first."""
+    return await _taken(conn, statements.TAKE_REMOVALS, taking, away, after)
+
+
+async def _taken(
+    conn: asyncpg.Connection,
+    statement: str,
+    taking: Taking,
+    away: Collection[tuple[str, str, str]],
+    after: str | datetime | None,
+) -> Sequence[Removal]:
     rows = await conn.fetch(
-        statements.TAKE_REMOVALS,
-        after,
-        until,
+        statement,
+        taking.until,
         [provider for provider, _, _ in away],
         [bucket for _, bucket, _ in away],
         [prefix for _, _, prefix in away],
-        limit,
-        first_pause,
-        longest_pause,
+        taking.limit,
+        taking.first_pause,
+        taking.longest_pause,
+        after,
     )
-    return [Removal(**row) for row in rows]
+    return sorted((Removal(**row) for row in rows), key=attrgetter("object_key"))
 
 
 async def removals_done(conn: asyncpg.Connection, provider: str, bucket: str, keys: Sequence[str]) -> None:
@@ -128,6 +157,11 @@ async def removals_done(conn: asyncpg.Connection, provider: str, bucket: str, ke
 async def count_removals(conn: asyncpg.Connection) -> tuple[int, int]:
     """Return how many objects are to be removed now, and how many bytes they have as far as that is known."""
     return await _count_and_bytes(conn, statements.COUNT_REMOVALS)
+
+
+async def count_waiting_removals(conn: asyncpg.Connection) -> tuple[int, int]:
+    """Return the same of those that are not due yet."""
+    return await _count_and_bytes(conn, statements.COUNT_WAITING_REMOVALS)
 
 
 async def unknown_objects(conn: asyncpg.Connection, keys: Sequence[str]) -> set[str]:

@@ -5,14 +5,23 @@ statement locks that of several. Files and uploads that somebody else has locked
 organisation waits for its files, with no other lock in hand.
 """
 
-# $1 where the last batch came to, NULL: nowhere, $2 for how long presigned uploads are kept after their end, $3 how many. Of
-# what lies in the store under the key nothing is known, which 0 stands for.
-GIVE_UP_UPLOADS = """
+# $1 for how long presigned uploads are kept after their end. What a confirmation that broke off has moved is content of an
+# upload that can be confirmed again.
+_NOBODY_GOES_ON = """
+    expires_at <= now() AND (kind = 'stream' OR expires_at <= now() - $1::interval)
+    AND NOT EXISTS (
+        SELECT FROM file_uploads AS open
+        WHERE open.upload_id = file_uploads.confirms AND open.file_id IS NULL AND open.expires_at > now()
+    )
+"""
+
+# $2 where the last batch came to, NULL: nowhere, $3 how many. Of what lies in the store under the key nothing is known, which 0
+# stands for.
+GIVE_UP_UPLOADS = f"""
 WITH expired AS MATERIALIZED (
     SELECT upload_id, expires_at
     FROM file_uploads
-    WHERE expires_at >= coalesce($1::timestamptz, '-infinity') AND expires_at <= now()
-        AND (kind = 'stream' OR expires_at <= now() - $2::interval)
+    WHERE expires_at >= coalesce($2::timestamptz, '-infinity') AND {_NOBODY_GOES_ON}
     ORDER BY expires_at
     LIMIT $3::integer
     FOR UPDATE SKIP LOCKED
@@ -24,12 +33,9 @@ WITH expired AS MATERIALIZED (
     ON CONFLICT DO NOTHING
 )
 SELECT count(*) AS count, max(expires_at) AS last FROM expired
-"""
+"""  # noqa: S608 - put together of constants
 
-COUNT_EXPIRED_UPLOADS = """
-SELECT count(*) FROM file_uploads
-WHERE expires_at <= now() AND (kind = 'stream' OR expires_at <= now() - $1::interval)
-"""
+COUNT_EXPIRED_UPLOADS = f"SELECT count(*) FROM file_uploads WHERE {_NOBODY_GOES_ON}"  # noqa: S608 - put together of constants
 
 # A page of the files of jobs, from behind the job $1 and its file $2 on, $3 of them.
 _VISIT_FILES_OF_JOBS = """
@@ -142,33 +148,43 @@ COUNT_EXPIRED_FILES = """
 SELECT count(*) AS count, coalesce(sum(size_bytes), 0)::bigint AS bytes FROM files WHERE expires_at <= now()
 """
 
-# $1 where the last batch came to, NULL: nowhere, $2 what is due until when, $3, $4 and $5 the providers, buckets and beginnings
-# of keys to leave out, $6 how many, $7 and $8 how long to wait after the first failure, and at most. Taking one is a try, and
-# puts it off until the next: whoever has tried in vain, or has died, need not write anything.
-TAKE_REMOVALS = """
+# $1 what is due until when, $2, $3 and $4 the providers, buckets and beginnings of keys to leave out, $5 how many, $6 and $7 how
+# long to wait after the first failure, and at most. Taking one is a try, and puts it off until the next: whoever has tried in
+# vain, or has died, need not write anything.
+_TAKE_REMOVALS = """
 WITH due AS MATERIALIZED (
     SELECT object_key, provider, bucket, due_at
     FROM file_removals AS removal
-    WHERE due_at >= coalesce($1::timestamptz, '-infinity') AND due_at <= $2::timestamptz
+    WHERE {next} AND due_at <= $1::timestamptz
         AND NOT EXISTS (
-            SELECT FROM unnest($3::text[], $4::text[], $5::text[]) AS away (provider, bucket, prefix)
+            SELECT FROM unnest($2::text[], $3::text[], $4::text[]) AS away (provider, bucket, prefix)
             WHERE away.provider = removal.provider AND away.bucket = removal.bucket
                 AND (
                     starts_with(removal.object_key, away.prefix || 'org-')
                     OR starts_with(removal.object_key, away.prefix || 'incoming/')
                 )
         )
-    ORDER BY due_at
-    LIMIT $6::integer
+    ORDER BY {order}
+    LIMIT $5::integer
     FOR UPDATE SKIP LOCKED
 )
 UPDATE file_removals AS removal
 SET attempts = removal.attempts + 1,
-    due_at = now() + least($7::interval * power(2, least(removal.attempts, 20)), $8::interval)
+    due_at = now() + least($6::interval * power(2, least(removal.attempts, 20)), $7::interval)
 FROM due
 WHERE removal.object_key = due.object_key AND removal.provider = due.provider AND removal.bucket = due.bucket
 RETURNING removal.object_key, removal.provider, removal.bucket, removal.size_bytes, removal.attempts, due.due_at
 """
+
+# $8 the last key of the last batch, or nothing. What nobody has tried yet, folder by folder: a batch by the time would be
+# spread over all of them, and a disk flushes each folder for itself.
+TAKE_NEW_REMOVALS = _TAKE_REMOVALS.format(next="attempts = 0 AND object_key >= $8::text", order="object_key")
+
+# For the same transaction: many that came a moment ago are few by the statistics, and would all be sorted for each batch.
+SORT_NOTHING = "SELECT set_config('enable_sort', 'off', true)"
+
+# $8 where the last batch came to, NULL: nowhere. What was tried together comes together again.
+TAKE_REMOVALS = _TAKE_REMOVALS.format(next="due_at >= coalesce($8::timestamptz, '-infinity')", order="due_at")
 
 REMOVALS_DONE = """
 DELETE FROM file_removals WHERE provider = $1::text AND bucket = $2::text AND object_key = ANY ($3::text[])
@@ -176,6 +192,10 @@ DELETE FROM file_removals WHERE provider = $1::text AND bucket = $2::text AND ob
 
 COUNT_REMOVALS = """
 SELECT count(*) AS count, coalesce(sum(size_bytes), 0)::bigint AS bytes FROM file_removals WHERE due_at <= now()
+"""
+
+COUNT_WAITING_REMOVALS = """
+SELECT count(*) AS count, coalesce(sum(size_bytes), 0)::bigint AS bytes FROM file_removals WHERE due_at > now()
 """
 
 # Who copies objects to another store changes the rows before or after that: a key counts as known wherever it is.

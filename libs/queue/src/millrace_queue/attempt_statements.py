@@ -5,21 +5,24 @@ LOST_IN_A_ROW = 3
 
 # $1, $2 leases, $3 the delay of each until the next attempt; NULL: not to be retried. $4 whether the lease of each was lost with
 # its worker. $5 whether places among the further attempts of a unique key are taken now: it may meet one that another
-# transaction has just taken, so the entries in question are otherwise locked and left `undecided`.
+# transaction has just taken, so the entries in question are otherwise locked and left `undecided`. $6 whether the attempt of
+# each counts; one that ends its entry does in any case.
 #
 # A further attempt that would come after the time until which the entry may wait is none.
 FAIL = f"""
 WITH failing AS MATERIALIZED (
-    SELECT entry.*, failure.lost,
+    SELECT entry.*, failure.lost, failure.counts,
         CASE WHEN failure.lost THEN least(entry.old_run_at, now()) ELSE now() + failure.retry_delay END AS run_at,
         failure.lost AND entry.leases_lost + 1 >= {LOST_IN_A_ROW} AS quarantined,
-        entry.cancel_requested OR entry.exhausted OR failure.retry_delay IS NULL
+        entry.cancel_requested OR entry.exhausted AND failure.counts OR failure.retry_delay IS NULL
             OR failure.lost AND entry.leases_lost + 1 >= {LOST_IN_A_ROW}
             OR coalesce(entry.expires_at <= now() + failure.retry_delay, false) AS final,
-        NOT entry.exhausted AND coalesce(entry.expires_at <= now() + failure.retry_delay, false) AS too_late
+        NOT (entry.exhausted AND failure.counts)
+            AND coalesce(entry.expires_at <= now() + failure.retry_delay, false) AS too_late
     FROM (
-        SELECT id, fence, retry_delay, lost
-        FROM unnest($1::uuid[], $2::bigint[], $3::interval[], $4::boolean[]) AS failure (id, fence, retry_delay, lost)
+        SELECT id, fence, retry_delay, lost, counts
+        FROM unnest($1::uuid[], $2::bigint[], $3::interval[], $4::boolean[], $6::boolean[])
+            AS failure (id, fence, retry_delay, lost, counts)
         ORDER BY id
     ) AS failure CROSS JOIN LATERAL (
         SELECT queue.id, queue.cancel_requested, queue.attempt >= queue.max_attempts AS exhausted,
@@ -51,6 +54,7 @@ WITH failing AS MATERIALIZED (
     SET state = CASE WHEN decided.run_at > now() THEN 'scheduled' ELSE 'ready' END,
         rank = greatest(queue.rank, decided.line_start) + CASE WHEN decided.lost THEN 0 ELSE 1000000 END,
         run_at = decided.run_at, fence = NULL, worker_id = NULL, gated = false,
+        attempt = queue.attempt - CASE WHEN decided.counts THEN 0 ELSE 1 END,
         leases_lost = CASE WHEN decided.lost THEN queue.leases_lost + 1 ELSE 0 END,
         unique_slot = CASE WHEN queue.unique_while = 'each_state' THEN 'retry' ELSE queue.unique_slot END
     FROM decided

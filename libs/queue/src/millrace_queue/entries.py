@@ -124,11 +124,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An attempt that failed; `retry_delay` is the time to the next one, None: there is none."""
+    """An attempt that failed; `retry_delay` is the time to the next one, None: there is none.
+
+    One that does not count is given back, if its entry is still to wait for the next.
+    """
 
     id: UUID
     fence: int
     retry_delay: timedelta | None
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ class _Ending:
     lease: Lease
     retry_delay: timedelta | None
     lost: bool
+    counts: bool = True
 
 
 async def fail(
@@ -35,7 +36,10 @@ async def fail(
     """
     return await _end(
         conn,
-        [_Ending(Lease(failure.id, failure.fence), failure.retry_delay, lost=False) for failure in failures],
+        [
+            _Ending(Lease(failure.id, failure.fence), failure.retry_delay, lost=False, counts=failure.counts)
+            for failure in failures
+        ],
         freed,
     )
 
@@ -126,6 +130,7 @@ async def _fail(conn: Connection, endings: Sequence[_Ending], *, take_places: bo
         [ending.retry_delay for ending in endings],
         [ending.lost for ending in endings],
         take_places,
+        [ending.counts for ending in endings],
     )
 
 

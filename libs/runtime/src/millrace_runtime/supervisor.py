@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 import grpc
 import orjson
@@ -39,11 +40,18 @@ class SupervisedProcess:
     """A process that says where it listens, and is started again when it dies.
 
     It runs in a process group of its own, so that Ctrl-C in a terminal reaches the supervisor alone. The port that it
-    first listens on stays its port: it is handed on in the environment variable `port_variable`.
+    first listens on stays its port: it is handed on in the environment variable `port_variable`, and so are those of the URLs that it
+    serves besides, in the `url_port_variables` of their names.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], *, port_variable: str
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        port_variable: str,
+        url_port_variables: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.address = ""
@@ -52,6 +60,7 @@ class SupervisedProcess:
         self._command = command
         self._environment = dict(environment)
         self._port_variable = port_variable
+        self._url_port_variables = url_port_variables or {}
         self._process: asyncio.subprocess.Process | None = None
         self._link: asyncio.StreamWriter | None = None
         self._reports = asyncio.StreamReader()
@@ -87,6 +96,11 @@ class SupervisedProcess:
             serving.result()
             # It was written before.
             self.urls = orjson.loads(await self._reports.readline() or b"{}")
+            self._environment |= {
+                variable: str(urlsplit(self.urls[url]).port)
+                for url, variable in self._url_port_variables.items()
+                if url in self.urls
+            }
         finally:
             serving.cancel()
             ended.cancel()

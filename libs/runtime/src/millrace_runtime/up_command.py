@@ -101,7 +101,9 @@ async def _run(settings: Settings) -> None:
 
 
 async def _start(settings: Settings, processes: list[SupervisedProcess], environment: dict[str, str]) -> None:
-    jobs = _process(_JOBS, environment)
+    # A URL that somebody else serves says nothing of the port here.
+    own_urls = {"files": f"{PREFIX}FILES_PORT"} if settings.files_url is None else {}
+    jobs = _process(_JOBS, environment, own_urls)
     processes.append(jobs)
     address = join_host_port(local_host(settings.host), settings.jobs_port)
     if settings.jobs_port == 0:
@@ -119,12 +121,15 @@ async def _start(settings: Settings, processes: list[SupervisedProcess], environ
             getting_ready.create_task(process.wait_until_serving())
 
 
-def _process(name: str, environment: Mapping[str, str]) -> SupervisedProcess:
+def _process(
+    name: str, environment: Mapping[str, str], url_port_variables: Mapping[str, str] | None = None
+) -> SupervisedProcess:
     return SupervisedProcess(
         name,
         [sys.executable, "-m", "millrace_runtime.serve_command", name, "--supervised"],
         environment,
         port_variable=f"{PREFIX}{name.upper()}_PORT",
+        url_port_variables=url_port_variables,
     )
 
 

@@ -3,6 +3,7 @@
 from millrace_database.file_list_statement import FileFilters
 from millrace_database.file_usage_repository import FileLimits, FileUsage
 from millrace_database.files_repository import FileRecord, FileState
+from millrace_database.open_uploads_repository import OpenUpload
 from millrace_storage.direct_uploads import Upload
 from millrace_storage.file_errors import (
     ContentMismatch,
@@ -63,6 +64,7 @@ __all__ = [
     "ObjectMissingError",
     "ObjectStore",
     "ObjectStores",
+    "OpenUpload",
     "PresignedRequest",
     "RangeBeyondEnd",
     "StorageOptions",

@@ -46,6 +46,10 @@ class CleanupReport:
     failed: Amount = NOTHING
     """Objects that could not be removed; they are tried again later."""
 
+    waiting: Amount = NOTHING
+    """Objects that are still to be removed afterwards, without those that a dry run counts as removed: they are tried again
+    later, left alone, or not tried before nothing can be sent to them any more."""
+
     left_alone: list[str] = field(default_factory=list)
     """Why objects were left alone in a store, for each such store or part of one."""
 
@@ -65,6 +69,7 @@ class CleanupReport:
             ("unfinished writes undone", self.writes),
             ("objects without a row removed", self.objects),
             ("objects not removed, tried again later", self.failed),
+            ("objects waiting to be removed", self.waiting),
         ]
 
 

@@ -4,10 +4,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from millrace_database import Database, file_uploads_repository, file_usage_repository
+from millrace_database import (
+    Database,
+    file_uploads_repository,
+    file_usage_repository,
+    open_uploads_repository,
+)
 from millrace_database.file_uploads_repository import NewUpload
 from millrace_database.files_repository import ObjectPlace
 from millrace_database.ids import new_id
+from millrace_database.open_uploads_repository import OpenUpload
 from millrace_storage.content_types import is_allowed
 from millrace_storage.current_usage import CurrentUsage
 from millrace_storage.file_errors import LimitExceeded, TypeNotAllowed, UploadConfirmed
@@ -22,12 +28,10 @@ _MAX_OPEN_UPLOADS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
-    """An upload that goes straight to the object store: the request to send, which is taken until `expires_at`."""
+class Upload(OpenUpload):
+    """An upload that has begun: also the request to send, which is taken until `expires_at`."""
 
-    upload_id: UUID
     request: PresignedRequest
-    expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class NewDirectUpload:
 
 
 class DirectUploads:
-    """Begins such uploads, and cancels them."""
+    """Begins such uploads, lists and cancels them."""
 
     def __init__(
         self,
@@ -77,7 +81,27 @@ class DirectUploads:
             expires_in=wanted.expires_in,
         )
         expires_at = await self._usage.with_room(wanted.org_id, lambda: self._add(upload, wanted))
-        return Upload(upload.upload_id, request, expires_at)
+        return Upload(
+            upload_id=upload.upload_id,
+            org_id=wanted.org_id,
+            name=wanted.name,
+            content_type=wanted.content_type,
+            size_bytes=wanted.size_bytes,
+            sha256=wanted.sha256,
+            created_by=wanted.created_by,
+            temporary=wanted.temporary,
+            # Both times are of one moment of the database's.
+            created_at=expires_at - wanted.expires_in,
+            expires_at=expires_at,
+            request=request,
+        )
+
+    async def list(
+        self, org_id: str, created_by: str | None, after: UUID | None, limit: int
+    ) -> list[OpenUpload]:
+        """Do as `FileStore.list_uploads` says."""
+        async with self._database.connection() as connection:
+            return await open_uploads_repository.list_open(connection, org_id, created_by, after, limit)
 
     async def cancel(self, org_id: str, upload_id: UUID) -> None:
         """Do as `FileStore.cancel_upload` says."""
@@ -86,7 +110,7 @@ class DirectUploads:
             left = await file_uploads_repository.get_presigned(connection, org_id, upload_id)
         if place is not None:
             # It stays listed for removal until nothing can be sent any more.
-            await self._writing.delete_object(place)
+            await self._writing.delete_soon(place)
         elif left is not None and left.file_id is not None:
             raise UploadConfirmed(left.file_id)
 

@@ -16,7 +16,7 @@ from millrace_storage.file_errors import LeaseLost, UploadGivenUp
 from millrace_storage.file_keys import file_key
 from millrace_storage.file_limits import caps_of, check_length, check_usage
 from millrace_storage.file_policy import FilePolicy
-from millrace_storage.object_store import WriteRemovedError
+from millrace_storage.object_store import WriteRemovedError, WriteState
 from millrace_storage.object_stores import ObjectStores
 from millrace_storage.object_writing import ObjectWriting
 
@@ -68,18 +68,17 @@ class FileSaving:
             caps_of(usage, by_caller=file.by_caller),
         )
         content = FileContent(chunks, rules, self._writing.keep_alive(upload))
+        state = WriteState()
         try:
             await self._writing.announce(upload)
             await self._stores.default.put(
-                upload.place.object_key, content.checked(), expected_bytes=file.expected_size
+                upload.place.object_key, content.checked(), expected_bytes=file.expected_size, state=state
             )
             return await self._finish(file, upload, content)
-        except WriteRemovedError as error:
-            given_up = UploadGivenUp(_NO_PROGRESS)
-            await self._writing.take_back(upload, given_up, with_file=True)
-            raise given_up from error
         except BaseException as error:
-            await self._writing.take_back(upload, error, with_file=True)
+            await self._writing.take_back(upload, state.remains, with_file=True)
+            if isinstance(error, WriteRemovedError):
+                raise UploadGivenUp(_NO_PROGRESS) from error
             raise
 
     async def _checked_usage(self, file: NewFile) -> FileUsage:

@@ -1,6 +1,6 @@
 """Files: an object in a store, and a row that describes it."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -10,6 +10,7 @@ from millrace_database import Database, file_usage_repository, files_repository
 from millrace_database.file_list_statement import FileFilters
 from millrace_database.file_usage_repository import FileUsage, LimitName
 from millrace_database.files_repository import FileRecord, FileState
+from millrace_database.open_uploads_repository import OpenUpload
 from millrace_queue import Lease
 from millrace_storage.content_types import normalised_type
 from millrace_storage.current_usage import CurrentUsage
@@ -171,7 +172,8 @@ class FileStore:
     async def delete(self, org_id: str, file_id: UUID, *, permanently: bool = False) -> FileRecord | None:
         """Delete a file: for some time, in which it can be undeleted, or `permanently`, also one that is deleted.
 
-        Returns what it is then, None when it is gone for good. Raises FileMissing.
+        Its content goes with it, or, when the store takes more than 2 seconds for that, with the next clean-up. Returns
+        what it is then, None when it is gone for good. Raises FileMissing.
         """
         if permanently:
             await self._remove(org_id, file_id)
@@ -249,6 +251,15 @@ class FileStore:
         )
         return await self._direct.initiate(wanted)
 
+    async def list_uploads(
+        self, org_id: str, created_by: str | None, after: UUID | None, limit: int
+    ) -> Sequence[OpenUpload]:
+        """Return uploads of an organisation that can still be confirmed, newest first: all, or those of one creator.
+
+        `after` is the last id of the page before.
+        """
+        return await self._direct.list(org_id, created_by, after, limit)
+
     async def confirm_upload(self, org_id: str, upload_id: UUID) -> FileRecord:
         """Make a file of what was uploaded; its id is that of the upload. One that is confirmed returns its file.
 
@@ -263,7 +274,9 @@ class FileStore:
         return await self._confirmation.confirm(org_id, upload_id)
 
     async def cancel_upload(self, org_id: str, upload_id: UUID) -> None:
-        """Give an upload up and remove what was uploaded. Nothing happens when there is none.
+        """Give an upload up and remove what was uploaded, which the store has 2 seconds for, before it is left to the clean-up.
+
+        Nothing happens when there is none.
 
         Raises:
             UploadConfirmed: it has become a file.
@@ -317,4 +330,4 @@ class FileStore:
             place = await files_repository.remove_file(connection, org_id, file_id)
         if place is None:
             raise FileMissing(file_id)
-        await self._writing.remove(place)
+        await self._writing.remove_soon(place)

@@ -27,11 +27,13 @@ from millrace_storage.object_store import (
     ObjectMissingError,
     ObjectStore,
     PresignedRequest,
+    Remains,
     StoredObject,
     StoreRefusedError,
     StoreUnavailableError,
     UnfinishedWrite,
     WriteRemovedError,
+    WriteState,
     checked_key,
 )
 from millrace_storage.presigned_signature import PresignedGet, PresignedPut, RequestSigner, checked_type
@@ -85,9 +87,12 @@ class LocalObjectStore(ObjectStore):
         chunks: AsyncIterator[bytes],
         *,
         expected_bytes: int | None = None,  # noqa: ARG002 - nothing depends on it here
+        state: WriteState | None = None,
     ) -> StoredObject:
         """Store an object, as `ObjectStore.put` says."""
         incoming = new_incoming_path(checked_key(key))
+        state = state or WriteState()
+        state.remains = Remains.PERHAPS
         try:
             # What is not there yet cannot be removed: when cancelled, not before this is done.
             await _whole_visit(self._begin, incoming)
@@ -96,8 +101,9 @@ class LocalObjectStore(ObjectStore):
             await _visit(self._sync, incoming)
         except BaseException:
             await _whole_visit(self._discard, incoming)
+            state.remains = Remains.NOTHING
             raise
-        return await self._publish_whole(incoming, key)
+        return await self._publish_whole(incoming, key, state)
 
     async def create(self, key: str, content: bytes) -> bool:
         """Store a short object unless there is one, as `ObjectStore.create` says."""
@@ -126,7 +132,8 @@ class LocalObjectStore(ObjectStore):
 
     async def delete_many(self, keys: Sequence[str]) -> Mapping[str, str]:
         """Delete objects, as `ObjectStore.delete_many` says."""
-        paths = [checked_key(key).split("/") for key in keys]
+        # The disk flushes a folder each time that something of it is deleted.
+        paths = sorted(checked_key(key).split("/") for key in keys)
         failed: dict[str, str] = {}
         for start in range(0, len(paths), _DELETED_AT_ONCE):
             failed |= await _visit(self._delete_batch, paths[start : start + _DELETED_AT_ONCE])
@@ -209,15 +216,21 @@ class LocalObjectStore(ObjectStore):
             start += len(chunk)
             yield chunk
 
-    async def _publish_whole(self, incoming: Sequence[str], key: str) -> StoredObject:
+    async def _publish_whole(self, incoming: Sequence[str], key: str, state: WriteState) -> StoredObject:
         """Move the object into place, or, when cancelled meanwhile, leave nothing of it."""
         publishing = asyncio.ensure_future(_visit(self._publish, incoming, key))
         try:
-            return await to_the_end(_outcome(publishing))
+            stored = await to_the_end(_outcome(publishing))
+        except WriteRemovedError:
+            state.remains = Remains.NOTHING
+            raise
         except asyncio.CancelledError:
             if not publishing.cancelled() and publishing.exception() is None:
                 await _whole_visit(self._delete, key)
+                state.remains = Remains.NOTHING
             raise
+        state.remains = Remains.OBJECT
+        return stored
 
     def _create(self, key: str, content: bytes) -> bool:
         incoming = new_incoming_path(key)
@@ -273,17 +286,11 @@ class LocalObjectStore(ObjectStore):
         for path in paths:
             folders[tuple(path[:-1])].append(path[-1])
         for folder, names in folders.items():
-            removed = []
-            for name in names:
-                try:
-                    self._tree.remove([*folder, name], durably=False)
-                    removed.append(name)
-                except OSError as error:
-                    failed["/".join([*folder, name])] = str(_told(error))
             try:
-                self._tree.sync_folder(folder)
+                refused = self._tree.remove_all(folder, names)
             except OSError as error:
-                failed |= {"/".join([*folder, name]): str(_told(error)) for name in removed}
+                refused = dict.fromkeys(names, error)
+            failed |= {"/".join([*folder, name]): str(_told(error)) for name, error in refused.items()}
         return failed
 
 

@@ -107,12 +107,23 @@ class LocalTree:
                 os.fsync(folder)
         self._remove_empty(path[:-1])
 
-    def sync_folder(self, path: Sequence[str]) -> None:
-        """Bring to the disk which names a folder has, or, as it is gone, the one above it."""
-        for length in range(len(path), -1, -1):
-            with suppress(FileNotFoundError, NotADirectoryError), self.folder(path[:length]) as folder:
-                os.fsync(folder)
-                return
+    def remove_all(self, path: Sequence[str], names: Sequence[str]) -> dict[str, OSError]:
+        """Remove files of one folder, those that are there, durably, and the folders that are empty then.
+
+        Returns what the operating system said of those that it did not remove.
+        """
+        refused = {}
+        with suppress(FileNotFoundError, NotADirectoryError), self.folder(path) as folder:
+            for name in names:
+                try:
+                    os.unlink(name, dir_fd=folder)
+                except (FileNotFoundError, IsADirectoryError):
+                    continue
+                except OSError as error:
+                    refused[name] = error
+            os.fsync(folder)
+        self._remove_empty(path)
+        return refused
 
     def stat(self, path: Sequence[str]) -> os.stat_result | None:
         """Return what is known of a file, or None when there is no such file."""

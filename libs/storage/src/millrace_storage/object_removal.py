@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from millrace_database import Database
 from millrace_database import storage_cleanup_repository as repository
-from millrace_database.storage_cleanup_repository import Removal
+from millrace_database.storage_cleanup_repository import Removal, Taking
 from millrace_storage.cleanup_report import Amount, CleanupReport
 from millrace_storage.file_keys import prefix_of
 from millrace_storage.object_store import ObjectStore
@@ -54,27 +54,38 @@ class ObjectRemoval:
         """
         async with self._database.connection() as connection:
             until: datetime = await connection.fetchval("SELECT now()")
-        after = None
-        while removals := await self._take(after, until):
-            for place, of_place in _by_place(removals).items():
-                if not await self._remove(place, of_place):
-                    self._away.add(place)
-            if len(removals) < self._batch:
-                break
-            after = max(removal.due_at for removal in removals)
+        taking = Taking(until, self._batch, self._first_pause, self._longest_pause)
+        await self._remove_new(taking)
+        await self._remove_tried(taking)
         return self._away
 
-    async def _take(self, after: datetime | None, until: datetime) -> Sequence[Removal]:
-        async with self._database.connection() as connection:
-            return await repository.take_removals(
-                connection,
-                after,
-                until,
-                away=[(place.provider, place.bucket, place.prefix) for place in self._away],
-                limit=self._batch,
-                first_pause=self._first_pause,
-                longest_pause=self._longest_pause,
-            )
+    async def _remove_new(self, taking: Taking) -> None:
+        after = ""
+        while True:
+            async with self._database.transaction() as connection:
+                removals = await repository.take_new_removals(connection, taking, self._left_out(), after)
+            await self._remove_all(removals)
+            if len(removals) < taking.limit:
+                return
+            after = removals[-1].object_key
+
+    async def _remove_tried(self, taking: Taking) -> None:
+        after: datetime | None = None
+        while True:
+            async with self._database.connection() as connection:
+                removals = await repository.take_removals(connection, taking, self._left_out(), after)
+            await self._remove_all(removals)
+            if len(removals) < taking.limit:
+                return
+            after = max(removal.due_at for removal in removals)
+
+    def _left_out(self) -> Collection[tuple[str, str, str]]:
+        return [(place.provider, place.bucket, place.prefix) for place in self._away]
+
+    async def _remove_all(self, removals: Sequence[Removal]) -> None:
+        for place, of_place in _by_place(removals).items():
+            if not await self._remove(place, of_place):
+                self._away.add(place)
 
     async def _remove(self, place: Place, removals: Sequence[Removal]) -> bool:
         try:

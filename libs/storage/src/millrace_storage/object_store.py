@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from enum import Enum, auto
 
 MAX_KEY_CHARACTERS = 512
 """The longest key that every store takes."""
@@ -59,6 +60,26 @@ class UnfinishedWrite:
     begun_at: datetime
 
 
+class Remains(Enum):
+    """What a store has of an object that was to be written."""
+
+    NOTHING = auto()
+    """Nothing for certain, nor is anything on its way there."""
+
+    PERHAPS = auto()
+    """Something, or nothing, or it is still to come: a request was not answered, or not taken back."""
+
+    OBJECT = auto()
+    """The object, complete."""
+
+
+@dataclass(slots=True)
+class WriteState:
+    """How far a `put` has come; it can be read when that has failed."""
+
+    remains: Remains = Remains.NOTHING
+
+
 @dataclass(frozen=True, slots=True)
 class PresignedRequest:
     """An HTTP request that is allowed until its time is over, to whoever knows it: the headers must be sent as they are."""
@@ -90,12 +111,18 @@ class ObjectStore(ABC):
 
     @abstractmethod
     async def put(
-        self, key: str, chunks: AsyncIterator[bytes], *, expected_bytes: int | None = None
+        self,
+        key: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        expected_bytes: int | None = None,
+        state: WriteState | None = None,
     ) -> StoredObject:
         """Store an object, replacing one with the same key.
 
         It exists, whole and durable, once this returns. When this fails, as when `chunks` raises, or is cancelled,
-        nothing of it stays. Chunks may have any size. `expected_bytes` is a hint of how many there will be.
+        nothing of it stays, as far as the store answers within some seconds; `state` tells whether that is certain.
+        Chunks may have any size. `expected_bytes` is a hint of how many there will be.
         """
 
     @abstractmethod
@@ -176,6 +203,10 @@ class ObjectStore(ABC):
 
         `size_bytes` is how long it is known to be: where others can make it shorter, it is refused then.
         """
+
+    def writers_wait(self) -> bool:
+        """Return whether writers wait until others have ended, since no more may write at a time."""
+        return False
 
     def where(self, key: str) -> str:
         """Return where people find an object."""

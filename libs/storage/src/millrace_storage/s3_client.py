@@ -4,16 +4,19 @@ import base64
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import aioboto3
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
-from botocore.exceptions import BotoCoreError, ConfigParseError, ProfileNotFound
+from botocore.exceptions import BotoCoreError, ConfigParseError, InvalidRegionError, ProfileNotFound
 
 from millrace_storage.object_store import StoreUnusableError
 from millrace_storage.s3_models import CompactModelLoader
+from millrace_storage.s3_session import watched_session
+from millrace_storage.s3_sign_of_life import gives_sign_of_life
+from millrace_storage.s3_silence import SilenceTimes, SilenceWatch
 from millrace_storage.storage_options import StorageOptions
 
 if TYPE_CHECKING:
@@ -45,10 +48,13 @@ class S3Configuration:
     """How long a connection may take."""
 
     read_seconds: float = 60.0
-    """How long the server may be silent."""
+    """How long a request may go unanswered by a server that gives signs of life."""
 
     attempts: int = 3
     """How often a request is made before it has failed."""
+
+    silence: SilenceTimes = field(default_factory=SilenceTimes)
+    """When the server counts as silent, so that no request waits for it any longer."""
 
     @classmethod
     def of(cls, options: StorageOptions) -> Self:
@@ -72,6 +78,8 @@ class S3Clients:
     own: "S3Client"
     public: "S3Client"
     attempts: int
+    watch: SilenceWatch
+    """Knows whether the server is silent; requests of `own` ask it by themselves, who reads what they return does too."""
 
 
 @asynccontextmanager
@@ -80,9 +88,15 @@ async def open_s3_clients(configuration: S3Configuration) -> AsyncIterator[S3Cli
 
     Raises StoreUnusableError when there can be no such server.
     """
-    config = _config(configuration)
     public_endpoint = configuration.public_endpoint or configuration.endpoint
+
+    async def lives() -> bool:
+        return await gives_sign_of_life(own.meta.endpoint_url, configuration.silence.question_seconds)
+
     async with AsyncExitStack() as clients:
+        watch = await clients.enter_async_context(SilenceWatch(lives, configuration.silence))
+        config = _config(configuration, watch)
+        setting = "MILLRACE_S3_ENDPOINT"
         try:
             session = _session()
             region = configuration.region or session.region_name or _DEFAULT_REGION
@@ -91,18 +105,21 @@ async def open_s3_clients(configuration: S3Configuration) -> AsyncIterator[S3Cli
             )
             public = own
             if public_endpoint != configuration.endpoint:
+                setting = "MILLRACE_S3_PUBLIC_ENDPOINT"
                 public = await clients.enter_async_context(
                     session.client("s3", region_name=region, endpoint_url=public_endpoint, config=config)
                 )
+        except InvalidRegionError:
+            raise StoreUnusableError("MILLRACE_S3_REGION: there can be no such region") from None
         except ValueError:
             # It may hold a password.
             raise StoreUnusableError(
-                "MILLRACE_S3_ENDPOINT, MILLRACE_S3_PUBLIC_ENDPOINT: there can be no such server"
+                f"{setting}: there can be no such server; give a URL such as https://s3.example.com"
             ) from None
         except BotoCoreError as error:
             raise StoreUnusableError(f"AWS's own settings cannot be used: {_described(error)}") from None
         own.meta.events.register("before-sign.s3.DeleteObjects", _send_md5)
-        yield S3Clients(own, public, configuration.attempts)
+        yield S3Clients(own, public, configuration.attempts, watch)
 
 
 def _described(error: BotoCoreError) -> str:
@@ -116,11 +133,12 @@ def _session() -> aioboto3.Session:
     return aioboto3.Session(botocore_session=session)
 
 
-def _config(configuration: S3Configuration) -> AioConfig:
+def _config(configuration: S3Configuration, watch: SilenceWatch) -> AioConfig:
     path_style = configuration.path_style
     if path_style is None:
         path_style = configuration.endpoint is not None
     return AioConfig(
+        http_session_cls=watched_session(watch, configuration.read_seconds),
         # By default requests to another server than AWS would be presigned by the old version 2.
         signature_version="s3v4",
         # Many servers refuse the checksums that are sent by default.

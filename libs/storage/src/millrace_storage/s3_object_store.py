@@ -10,6 +10,7 @@ from millrace_storage.object_store import (
     PresignedRequest,
     StoredObject,
     UnfinishedWrite,
+    WriteState,
     checked_key,
 )
 from millrace_storage.s3_answers import distrust_answers
@@ -39,7 +40,8 @@ class S3ObjectStore(ObjectStore):
         self._client = clients.own
         self._public_client = clients.public
         self._attempts = clients.attempts
-        self._writer = S3Writer(clients.own, bucket)
+        self._watch = clients.watch
+        self._writer = S3Writer(clients.own, bucket, clients.watch)
         self._deleter = S3Deleter(clients.own, bucket)
 
     async def check(self) -> None:
@@ -47,15 +49,24 @@ class S3ObjectStore(ObjectStore):
         await check_bucket(self._client, self.bucket)
 
     async def put(
-        self, key: str, chunks: AsyncIterator[bytes], *, expected_bytes: int | None = None
+        self,
+        key: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        expected_bytes: int | None = None,
+        state: WriteState | None = None,
     ) -> StoredObject:
         """Store an object, as `ObjectStore.put` says.
 
-        When it is cancelled, requests that are on their way are waited for, for 15 seconds. What is written is held in
-        parts of 5 MiB, one of them on its way and one being filled; `expected_bytes` above 48 GiB makes the parts
-        longer, which longer objects need.
+        When it is cancelled, a request that cannot be undone is waited for, for 2 seconds, and undoing takes up to 3. What
+        is written is held in parts of 5 MiB, one of them on its way and one being filled; `expected_bytes` above 48 GiB
+        makes the parts longer, which longer objects need.
         """
-        return await self._writer.put(checked_key(key), chunks, expected_bytes)
+        return await self._writer.put(checked_key(key), chunks, expected_bytes, state or WriteState())
+
+    def writers_wait(self) -> bool:
+        """Return whether more objects are to be written than are written at a time."""
+        return self._writer.waiting > 0
 
     async def create(self, key: str, content: bytes) -> bool:
         """Store a short object unless there is one, as `ObjectStore.create` says."""
@@ -67,7 +78,9 @@ class S3ObjectStore(ObjectStore):
             if await self.head(key) is None:
                 raise ObjectMissingError(key)
             return _nothing()
-        reading = S3Reading(self._client, self.bucket, checked_key(key), attempts=self._attempts)
+        reading = S3Reading(
+            self._client, self.bucket, checked_key(key), attempts=self._attempts, watch=self._watch
+        )
         return await reading.open(start, end)
 
     async def head(self, key: str) -> StoredObject | None:

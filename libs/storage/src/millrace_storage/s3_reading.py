@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 
 from millrace_storage.object_store import StoreRefusedError
 from millrace_storage.s3_errors import BROKEN_CONNECTION, s3_errors, status
+from millrace_storage.s3_silence import SilenceWatch
 
 if TYPE_CHECKING:
     from aiobotocore.response import StreamingBody
@@ -29,11 +30,14 @@ _SIZE = re.compile(r"/(\d+)$", re.ASCII)
 class S3Reading:
     """One object being read by windows: each is a request of its own, which has ended before its bytes are given away."""
 
-    def __init__(self, client: "S3Client", bucket: str, key: str, *, attempts: int) -> None:
+    def __init__(
+        self, client: "S3Client", bucket: str, key: str, *, attempts: int, watch: SilenceWatch
+    ) -> None:
         self._client = client
         self._bucket = bucket
         self._key = key
         self._attempts = attempts
+        self._watch = watch
         self._etag = ""
         self._size_bytes: int | None = None
 
@@ -67,7 +71,7 @@ class S3Reading:
                 before = len(window)
                 try:
                     async with body:
-                        while chunk := await body.read(_READ_BYTES):
+                        while chunk := await self._read(body):
                             window += chunk
                     break
                 except BROKEN_CONNECTION:
@@ -77,6 +81,10 @@ class S3Reading:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter is no secret
                 pause *= 2
         return window
+
+    async def _read(self, body: "StreamingBody") -> bytes:
+        async with self._watch.answer_due():
+            return await body.read(_READ_BYTES)
 
     async def _request(self, start: int, stop: int) -> "StreamingBody | None":
         """Ask for bytes of the object as it was at first; None: there are none."""

@@ -12,9 +12,11 @@ from uuid import uuid4
 
 from millrace_storage.object_store import (
     ObjectMissingError,
+    Remains,
     StoredObject,
     StoreRefusedError,
     StoreUnavailableError,
+    WriteState,
 )
 from millrace_storage.s3_errors import s3_errors
 from millrace_storage.s3_parts import PartBuffers, md5_of, size_of
@@ -24,9 +26,7 @@ if TYPE_CHECKING:
     from types_aiobotocore_s3.client import S3Client
     from types_aiobotocore_s3.type_defs import CompletedPartTypeDef, ResponseMetadataTypeDef
 
-_TAKING_BACK_SECONDS = 30.0
-# From a server that did not do what it was asked a moment ago.
-_AWAY_SECONDS = 5.0
+_TAKING_BACK_SECONDS = 3.0
 # Metadata of an object that tell which write it comes from.
 _WRITE = "millrace-write"
 _logger = logging.getLogger(__name__)
@@ -35,7 +35,9 @@ _logger = logging.getLogger(__name__)
 class S3Write:
     """The requests that write one object, and those that leave nothing of it."""
 
-    def __init__(self, client: "S3Client", bucket: str, key: str) -> None:
+    def __init__(self, client: "S3Client", bucket: str, key: str, state: WriteState) -> None:
+        """Take where to say how far the write has come."""
+        self._state = state
         self._client = client
         self._bucket = bucket
         self._key = key
@@ -46,13 +48,14 @@ class S3Write:
         self._size_bytes = 0
         self._may_exist = False
         self._is_away = False
+        self._is_cut_off = False
 
     async def whole(self, content: BytesIO) -> StoredObject:
         """Write a short object."""
         md5 = await md5_of(content)
         self._size_bytes = size_of(content)
         self._may_exist = True
-        with self._asking():
+        with self._settling():
             answer = await self._client.put_object(
                 Bucket=self._bucket,
                 Key=self._key,
@@ -60,11 +63,11 @@ class S3Write:
                 ContentMD5=md5,
                 Metadata={_WRITE: self._token},
             )
-        return self._stored(answer["ResponseMetadata"])
+        return self._stored(_date(answer["ResponseMetadata"]))
 
     async def begin(self) -> None:
         """Begin a long object."""
-        with self._asking():
+        with self._settling():
             answer = await self._client.create_multipart_upload(
                 Bucket=self._bucket, Key=self._key, Metadata={_WRITE: self._token}
             )
@@ -89,7 +92,7 @@ class S3Write:
         """Make the object of the parts."""
         self._may_exist = True
         try:
-            with self._asking():
+            with self._settling():
                 answer = await self._client.complete_multipart_upload(
                     Bucket=self._bucket,
                     Key=self._key,
@@ -101,23 +104,45 @@ class S3Write:
             written_at = await self._written_at()
             if written_at is None:
                 raise
-            return StoredObject(self._key, self._size_bytes, written_at)
-        return self._stored(answer["ResponseMetadata"])
+            return self._stored(written_at)
+        return self._stored(_date(answer["ResponseMetadata"]))
 
     async def take_back(self) -> None:
         """Leave nothing of the object; one that was there before stays, as long as it has not been replaced.
 
         Raises nothing: what cannot be removed is logged, and found by `list_unfinished` or `list`.
         """
+        if self._state.remains is Remains.NOTHING:
+            return
         try:
-            async with asyncio.timeout(_AWAY_SECONDS if self._is_away else _TAKING_BACK_SECONDS):
-                if self._upload_id:
-                    await abort_upload(self._client, self._bucket, self._key, self._upload_id)
-                if self._may_exist and await self._written_at() is not None:
-                    with s3_errors():
-                        await self._client.delete_object(Bucket=self._bucket, Key=self._key)
+            async with asyncio.timeout(_TAKING_BACK_SECONDS):
+                await self._remove()
         except (StoreUnavailableError, StoreRefusedError, TimeoutError) as error:
             _logger.warning("what was written of object %s may not be removed: %s", self._key, error)
+        else:
+            if not self._is_away:
+                self._state.remains = Remains.NOTHING
+
+    async def _remove(self) -> None:
+        if self._is_cut_off:
+            # What it has not answered to it may still do afterwards.
+            raise StoreUnavailableError("the object store did not answer in time")
+        if self._upload_id:
+            await abort_upload(self._client, self._bucket, self._key, self._upload_id)
+        if self._may_exist and await self._written_at() is not None:
+            with s3_errors():
+                await self._client.delete_object(Bucket=self._bucket, Key=self._key)
+
+    @contextmanager
+    def _settling(self) -> Iterator[None]:
+        """Make a request that may be done without its answer."""
+        self._state.remains = Remains.PERHAPS
+        try:
+            with self._asking():
+                yield
+        except asyncio.CancelledError:
+            self._is_cut_off = True
+            raise
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -137,7 +162,11 @@ class S3Write:
             return None
         return answer["LastModified"] if answer["Metadata"].get(_WRITE) == self._token else None
 
-    def _stored(self, answer: "ResponseMetadataTypeDef") -> StoredObject:
-        date = answer["HTTPHeaders"].get("date")
-        written_at = parsedate_to_datetime(date) if date else datetime.now(UTC)
+    def _stored(self, written_at: datetime) -> StoredObject:
+        self._state.remains = Remains.OBJECT
         return StoredObject(self._key, self._size_bytes, written_at)
+
+
+def _date(answer: "ResponseMetadataTypeDef") -> datetime:
+    date = answer["HTTPHeaders"].get("date")
+    return parsedate_to_datetime(date) if date else datetime.now(UTC)

@@ -6,8 +6,14 @@ from contextlib import aclosing, asynccontextmanager
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from millrace_storage.object_store import StoredObject, StoreRefusedError, StoreUnavailableError
+from millrace_storage.object_store import (
+    StoredObject,
+    StoreRefusedError,
+    StoreUnavailableError,
+    WriteState,
+)
 from millrace_storage.s3_parts import MAX_PARTS, MEBIBYTE, cut, part_bytes, size_of
+from millrace_storage.s3_silence import SilenceWatch
 from millrace_storage.s3_write import S3Write
 from millrace_storage.uninterrupted import to_the_end
 
@@ -26,39 +32,52 @@ _UPLOADS_PER_WRITE = 1
 # Who waits for longer is given up by others, as one that makes no progress.
 _WAITING_SECONDS = 60.0
 
+# For a request of a cancelled writer that cannot be undone without its answer.
+_SETTLING_SECONDS = 2.0
+
 
 class S3Writer:
     """Writes the objects of a bucket: short ones as one request, long ones in parts that are uploaded while others come in."""
 
-    def __init__(self, client: "S3Client", bucket: str) -> None:
+    def __init__(self, client: "S3Client", bucket: str, watch: SilenceWatch) -> None:
         self._client = client
         self._bucket = bucket
+        self._watch = watch
         self._writes = asyncio.Semaphore(MAX_WRITES)
         self._uploads = asyncio.Semaphore(MAX_UPLOADS)
+        self.waiting = 0
+        """How many objects wait until others are written."""
 
-    async def put(self, key: str, chunks: AsyncIterator[bytes], expected_bytes: int | None) -> StoredObject:
+    async def put(
+        self, key: str, chunks: AsyncIterator[bytes], expected_bytes: int | None, state: WriteState
+    ) -> StoredObject:
         """Store an object, as `ObjectStore.put` says."""
+        # Before anything is sent, so that it is certain that nothing stays.
+        await self._watch.admit()
         length = part_bytes(expected_bytes)
-        write = S3Write(self._client, self._bucket, key)
+        write = S3Write(self._client, self._bucket, key, state)
         async with self._place(), aclosing(cut(chunks, length, write.buffers)) as parts:
             first = await anext(parts)
             try:
                 if size_of(first) < length:
-                    return await to_the_end(write.whole(first))
-                await to_the_end(write.begin())
+                    return await to_the_end(write.whole(first), _SETTLING_SECONDS)
+                await to_the_end(write.begin(), _SETTLING_SECONDS)
                 await self._upload(write, first, parts)
-                return await to_the_end(write.complete())
+                return await to_the_end(write.complete(), _SETTLING_SECONDS)
             except BaseException:
                 await to_the_end(write.take_back())
                 raise
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
+        self.waiting += 1
         try:
             async with asyncio.timeout(_WAITING_SECONDS):
                 await self._writes.acquire()
         except TimeoutError:
             raise StoreUnavailableError(f"{MAX_WRITES} objects are being written already") from None
+        finally:
+            self.waiting -= 1
         try:
             yield
         finally:

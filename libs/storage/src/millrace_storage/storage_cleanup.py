@@ -88,6 +88,7 @@ class _StorageCleanup:
                 first_pause=self._times.first_pause,
                 longest_pause=self._times.longest_pause,
             ).run()
+        await self._count_waiting()
         if identity is None:
             self._say_that_stores_are_not_searched()
         else:
@@ -127,6 +128,13 @@ class _StorageCleanup:
             self._report.uploads = Amount(uploads)
             self._report.files = Amount(*await repository.count_expired_files(connection))
             self._report.removals = Amount(*await repository.count_removals(connection))
+
+    async def _count_waiting(self) -> None:
+        async with self._database.connection() as connection:
+            self._report.waiting = Amount(*await repository.count_waiting_removals(connection))
+            if not self._report.dry_run:
+                # Due and still there: those of places that are left alone.
+                self._report.waiting += Amount(*await repository.count_removals(connection))
 
     async def _give_up_uploads(self) -> None:
         after: datetime | None = None

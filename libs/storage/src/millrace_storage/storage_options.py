@@ -62,7 +62,7 @@ class StorageOptions(Protocol):
 
     @property
     def s3_read_seconds(self) -> float:
-        """How long the server may be silent."""
+        """How long a request may go unanswered by a server that gives signs of life."""
         ...
 
     @property

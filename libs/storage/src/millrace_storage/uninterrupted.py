@@ -6,13 +6,14 @@ from typing import Any, TypeVar
 
 _Result = TypeVar("_Result")
 
-_SETTLING_SECONDS = 15.0
+# Two of these in a row, as for publishing an object and taking it back, end before a process is ended by force.
+_SETTLING_SECONDS = 3.0
 
 
-async def to_the_end(work: Coroutine[Any, Any, _Result]) -> _Result:
+async def to_the_end(work: Coroutine[Any, Any, _Result], seconds: float = _SETTLING_SECONDS) -> _Result:
     """Return what `work` returns; if cancelled meanwhile, however often, not before it has ended.
 
-    A cancelled caller waits for 15 seconds; then the work is cancelled too.
+    A cancelled caller waits for some seconds; then the work is cancelled too.
     """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
@@ -22,7 +23,7 @@ async def to_the_end(work: Coroutine[Any, Any, _Result]) -> _Result:
             await asyncio.wait([task])
         except asyncio.CancelledError:
             if giving_up is None:
-                giving_up = loop.call_later(_SETTLING_SECONDS, task.cancel)
+                giving_up = loop.call_later(seconds, task.cancel)
     if giving_up is None:
         return task.result()
     giving_up.cancel()

@@ -21,10 +21,9 @@ from millrace_storage.file_errors import (
 from millrace_storage.file_keys import file_key, prefix_of
 from millrace_storage.file_limits import check_usage
 from millrace_storage.file_policy import FilePolicy
-from millrace_storage.object_store import ObjectMissingError
+from millrace_storage.object_store import ObjectMissingError, Remains
 from millrace_storage.object_stores import ObjectStores
 from millrace_storage.object_writing import ObjectWriting
-from millrace_storage.store_problems import STORE_ERRORS
 
 _WAITED_SECONDS = 60.0
 _LOOK_AGAIN_SECONDS = 0.1
@@ -92,34 +91,27 @@ class UploadConfirmation:
     async def _try(self, presigned: PresignedUpload) -> FileRecord | None:
         """Make a file of the upload. Returns None when somebody else is at it."""
         attempt = _attempt(presigned)
+        await self._end_abandoned(presigned, attempt)
         try:
-            await self._end_abandoned(presigned, attempt)
             if not await self._writing.announce(attempt):
                 return None
             content = await self._taken(presigned, attempt)
             return await self._finish(presigned, attempt, content)
-        except _OF_NO_USE as error:
-            await self._writing.take_back(attempt, error)
+        except _OF_NO_USE:
+            await self._writing.take_back(attempt, Remains.OBJECT)
             raise
-        except BaseException as error:
+        except BaseException:
             # So that it can be confirmed again.
-            await self._writing.take_back(
-                attempt, error, first=lambda: self._put_back(presigned, attempt.place)
-            )
+            await self._writing.give_back(attempt, lambda: self._put_back(presigned, attempt.place))
             raise
 
     async def _end_abandoned(self, presigned: PresignedUpload, attempt: NewUpload) -> None:
         """Go on where somebody was who was killed, or whose store was away."""
         async with self._database.connection() as connection:
-            place = await file_uploads_repository.give_expired_up(connection, attempt.upload_id)
-        if place is None:
-            return
-        try:
+            place = await file_uploads_repository.set_expired_aside(connection, attempt.upload_id)
+        if place is not None:
             await self._put_back(presigned, place)
-        except STORE_ERRORS:
-            await self._writing.set_aside(replace(attempt, place=place))
-            raise
-        await self._writing.remove(place)
+            await self._writing.let_go(replace(attempt, place=place))
 
     async def _taken(self, presigned: PresignedUpload, attempt: NewUpload) -> FileContent:
         """Move what was uploaded to where it stays, and read it there."""
@@ -207,4 +199,5 @@ def _attempt(presigned: PresignedUpload) -> NewUpload:
         size_bytes=presigned.size_bytes,
         sha256=presigned.sha256,
         temporary=presigned.temporary,
+        confirms=presigned.upload_id,
     )

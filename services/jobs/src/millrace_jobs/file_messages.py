@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from millrace.files.v1 import file_pb2
 from millrace_database.ids import format_id
 from millrace_runtime.struct_json import datetime_to_timestamp
-from millrace_storage import FileRecord, FileUsage, Upload
+from millrace_storage import FileRecord, FileUsage, OpenUpload, Upload
 
 STATE_WORDS = {
     file_pb2.FILE_STATE_TEMPORARY: "temporary",
@@ -38,15 +38,23 @@ def file_message(record: FileRecord) -> file_pb2.File:
     )
 
 
-def upload_message(org_id: str, upload: Upload) -> file_pb2.Upload:
-    """Return an upload that has begun."""
+def upload_message(upload: OpenUpload) -> file_pb2.Upload:
+    """Return an upload as callers see it, with the request to send when it has just begun."""
+    request = upload.request if isinstance(upload, Upload) else None
     return file_pb2.Upload(
         upload_id=format_id("upload", upload.upload_id),
-        org_id=org_id,
-        url=upload.request.url,
-        method=upload.request.method,
-        headers=upload.request.headers,
+        org_id=upload.org_id,
+        url=request.url if request else "",
+        method=request.method if request else "",
+        headers=request.headers if request else None,
         expires_at=datetime_to_timestamp(upload.expires_at),
+        name=upload.name,
+        content_type=upload.content_type,
+        size_bytes=upload.size_bytes,
+        sha256=upload.sha256 or "",
+        created_by=upload.created_by,
+        created_at=datetime_to_timestamp(upload.created_at),
+        temporary=upload.temporary,
     )
 
 
@@ -61,6 +69,7 @@ def usage_message(usage: FileUsage) -> file_pb2.FileUsage:
             max_files=usage.limits.max_files,
             max_file_bytes=usage.limits.max_file_bytes,
         ),
+        own_limits=file_pb2.OwnFileLimits(**{str(name): limit for name, limit in usage.own_limits.items()}),
     )
 
 

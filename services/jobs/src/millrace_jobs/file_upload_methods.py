@@ -6,9 +6,10 @@ from millrace.files.v1 import files_service_pb2
 from millrace_jobs.file_messages import file_message, upload_message
 from millrace_jobs.file_methods import FileMethods
 from millrace_jobs.file_refusals import file_refusals
-from millrace_jobs.file_uploads import check_announced, chunks_of, read_header
+from millrace_jobs.file_uploads import MAX_CREATOR_LENGTH, check_announced, chunks_of, read_header
 from millrace_jobs.servicer_parts import Context
 from millrace_runtime.identity import current_caller
+from millrace_runtime.paging import last_id, token_behind
 from millrace_runtime.resource_keys import check_key
 from millrace_runtime.validation import Violations
 
@@ -34,7 +35,7 @@ class FileUploadMethods(FileMethods):
                 name=announced.name,
                 content_type=announced.content_type,
                 created_by=announced.created_by,
-                chunks=chunks_of(messages),
+                chunks=chunks_of(messages, self._store.stores.default.writers_wait),
                 state="temporary" if announced.temporary else "persistent",
                 expected_size=announced.size_bytes,
                 expected_sha256=announced.sha256,
@@ -68,7 +69,7 @@ class FileUploadMethods(FileMethods):
                 temporary=announced.temporary,
                 expires_in=expires_in,
             )
-        return files_service_pb2.InitiateUploadResponse(upload=upload_message(announced.org_id, upload))
+        return files_service_pb2.InitiateUploadResponse(upload=upload_message(upload))
 
     async def ConfirmUpload(
         self, request: files_service_pb2.ConfirmUploadRequest, _context: Context
@@ -87,3 +88,22 @@ class FileUploadMethods(FileMethods):
         with file_refusals(org_id, request.upload_id):
             await self._store.cancel_upload(org_id, upload_id)
         return files_service_pb2.CancelUploadResponse()
+
+    async def ListUploads(
+        self, request: files_service_pb2.ListUploadsRequest, _context: Context
+    ) -> files_service_pb2.ListUploadsResponse:
+        """Return a page of the uploads that can still be confirmed, newest first."""
+        violations = Violations()
+        org_id = violations.check_org_id(request.org_id)
+        created_by = violations.check_text("created_by", request.created_by, max_length=MAX_CREATOR_LENGTH)
+        size = violations.check_page_size(request.page_size)
+        violations.raise_if_any()
+        current_caller().require_organisation(org_id)
+        bound_to = {"list": "uploads", "org_id": org_id, "created_by": created_by}
+        after = last_id(request.page_token, bound_to)
+        uploads = await self._store.list_uploads(org_id, created_by or None, after, size + 1)
+        page = uploads[:size]
+        return files_service_pb2.ListUploadsResponse(
+            uploads=[upload_message(upload) for upload in page],
+            next_page_token=token_behind(page[-1].upload_id, bound_to) if len(uploads) > len(page) else "",
+        )

@@ -3,12 +3,13 @@
 import asyncio
 import mimetypes
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from millrace.files.v1 import files_service_pb2
 from millrace_jobs.file_names import check_file_name
+from millrace_jobs.upload_pace import UploadPace
 from millrace_runtime.errors import InvalidArgument
 from millrace_runtime.identity import Caller
 from millrace_runtime.validation import Violations
@@ -91,20 +92,22 @@ def check_announced(description: _Description, caller: Caller, violations: Viola
     )
 
 
-async def chunks_of(messages: _Messages) -> AsyncIterator[bytes]:
+async def chunks_of(messages: _Messages, others_wait: Callable[[], bool]) -> AsyncIterator[bytes]:
     """Yield the content that follows a header.
 
-    Raises InvalidArgument at a message that is no chunk, and UploadGivenUp when no byte comes for 15 minutes.
+    Raises InvalidArgument at a message that is no chunk, and UploadGivenUp when no byte comes for 15 minutes, or less than
+    64 KiB in 60 seconds while others wait for one of the places that the store has for writers.
     """
+    pace = UploadPace(others_wait)
     while True:
-        # Who waits for content holds one of the places that a store has for writers.
         try:
-            async with asyncio.timeout(_SILENT_SECONDS):
+            async with asyncio.timeout(_SILENT_SECONDS), pace.waiting():
                 content = await _next_content(messages)
         except TimeoutError:
             raise UploadGivenUp("the upload made no progress for too long") from None
         if not content:
             return
+        pace.arrived(len(content))
         yield content
 
 

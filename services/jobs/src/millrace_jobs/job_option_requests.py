@@ -61,7 +61,7 @@ def check_options(
     violations: Violations,
 ) -> JobOptions | None:
     """Return what a request asks for beyond the ordinary, None when it is nothing; `run_at` has been checked."""
-    is_plain = not (request.dead_letter_type or request.delivers)
+    is_plain = not (request.dead_letter_type or request.delivers or request.max_attempts)
     if is_plain and not any(request.HasField(field) for field in _OPTIONS):
         return None
     unique = _check_unique(request.unique, violations) if request.HasField("unique") else None
@@ -84,6 +84,7 @@ def check_options(
         unique=unique,
         concurrency=concurrency,
         delivers=request.delivers,
+        names_attempts=bool(request.max_attempts),
     )
 
 

@@ -9,11 +9,12 @@ from uuid import UUID
 import asyncpg
 
 from millrace_database import job_lifecycle
-from millrace_database.job_changes import JobFailure, JobSnooze, ProgressReport
+from millrace_database.job_changes import JobSnooze, ProgressReport
 from millrace_database.job_flow import JobCounts
 from millrace_queue import Freed, HandBack, Lease, Settled
 from millrace_worker.execution import Execution
 from millrace_worker.outcome import Cancelled, Completed, Failed, HandedBack, Lapsed, Outcome, Snoozed
+from millrace_worker.store_outage import job_failures
 
 _Kind = TypeVar("_Kind", bound=Outcome)
 
@@ -94,17 +95,13 @@ async def write_failed(connection: asyncpg.Connection, settlements: Sequence[Set
     freed: Freed = Counter()
     outcomes = await job_lifecycle.fail_jobs(
         connection,
-        [
-            JobFailure(
-                settlement.execution.lease,
-                retry_delay=outcome.retry_delay,
-                code=outcome.code,
-                message=outcome.message,
-                retryable=outcome.retryable,
-                timed_out=outcome.timed_out,
-            )
-            for settlement, outcome in _of_kind(settlements, Failed)
-        ],
+        await job_failures(
+            connection,
+            [
+                (settlement.execution.job.claim, outcome)
+                for settlement, outcome in _of_kind(settlements, Failed)
+            ],
+        ),
         created=created,
         freed=freed,
     )

@@ -38,7 +38,8 @@ from millrace_worker.outcome import (
     StopReason,
 )
 from millrace_worker.output import InvalidOutputError, encode_output
-from millrace_worker.store_failures import store_failure
+from millrace_worker.store_failures import StoreFailure, store_failure
+from millrace_worker.store_outage import OUTAGE_WAITS
 from millrace_worker.threads import ThreadPool
 
 TIMEOUT = "TIMEOUT"
@@ -253,10 +254,19 @@ class Execution:
         if self.stop_reason is None:
             _log.warning("handler failed", exc_info=error, **self.log_fields)
         if (of_store := store_failure(error)) is not None:
-            if not of_store.retryable:
-                return Failed(of_store.code, of_store.message, retry_delay=None)
-            return self._failed(of_store.code, of_store.message)
+            return self._of_store(of_store)
         return self._failed(HANDLER_ERROR, describe_error(error))
+
+    def _of_store(self, failure: StoreFailure) -> Failed:
+        if not failure.retryable:
+            return Failed(failure.code, failure.message, retry_delay=None)
+        failed = self._failed(failure.code, failure.message)
+        if not failure.is_outage or self._options.retry is not None:
+            return failed
+        # How often the job is run is the word of whoever has named a number, or has said that it is run once.
+        is_spared = not self._options.names_attempts and self.lane.handler.attempts > 1
+        delay = max(failed.retry_delay or timedelta(), OUTAGE_WAITS.delay(self.job.claim.attempt))
+        return replace(failed, retry_delay=delay, is_spared=is_spared)
 
     def _own_word(self, error: JobError | JobSnoozed) -> Failed | Snoozed:
         if isinstance(error, JobSnoozed):

@@ -29,12 +29,16 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The attempt failed. `retry_delay`: the time to the next attempt if there is one, None: there is none."""
+    """The attempt failed. `retry_delay`: the time to the next attempt if there is one, None: there is none.
+
+    `is_spared`: for a while such attempts do not count, since something was away that the job needs.
+    """
 
     code: str
     message: str
     retry_delay: timedelta | None
     timed_out: bool = False
+    is_spared: bool = False
 
     @property
     def retryable(self) -> bool:

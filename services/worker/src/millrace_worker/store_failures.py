@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from millrace_runtime.errors import sole_error
 from millrace_storage import (
     ContentMissing,
     ObjectMissingError,
@@ -14,15 +13,24 @@ from millrace_storage import (
 
 @dataclass(frozen=True, slots=True)
 class StoreFailure:
-    """What those who see the job are told. The store's own words are for operators, and in the log."""
+    """What those who see the job are told. The store's own words are for operators, and in the log.
+
+    `is_outage`: the store is away, which is no fault of the job and passes.
+    """
 
     code: str
     message: str
     retryable: bool = True
+    is_outage: bool = False
 
+
+STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+"""The error code of an attempt that met a store that is away."""
 
 _FAILURES: dict[type[Exception], StoreFailure] = {
-    StoreUnavailableError: StoreFailure("STORE_UNAVAILABLE", "The object store cannot be reached."),
+    StoreUnavailableError: StoreFailure(
+        STORE_UNAVAILABLE, "The object store cannot be reached.", is_outage=True
+    ),
     # Somebody may have mended it before the last attempt.
     StoreRefusedError: StoreFailure("STORE_REFUSED", "The object store refused the request."),
     # Other workers may have access.
@@ -37,6 +45,8 @@ _FAILURES[ObjectMissingError] = _FAILURES[ContentMissing]
 
 
 def store_failure(error: BaseException) -> StoreFailure | None:
-    """Return what is told of an error of an object store, also of one in a group of its own; None: it is another error."""
-    sole = sole_error(error)
-    return next((failure for kind, failure in _FAILURES.items() if isinstance(sole, kind)), None)
+    """Return what is told of an error of an object store, or of a group of none but such; None: it is another error."""
+    if isinstance(error, BaseExceptionGroup):
+        failures = {store_failure(one) for one in error.exceptions}
+        return failures.pop() if len(failures) == 1 else None
+    return next((failure for kind, failure in _FAILURES.items() if isinstance(error, kind)), None)

@@ -1,30 +1,48 @@
 """`millrace files`."""
 
+import asyncio
+import os
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from millrace_client.client import Millrace
-from millrace_client.command import parse
+from millrace_client.command import file_uploads, parse
 from millrace_client.command.file_usage import show_usage
 from millrace_client.command.global_options import accept_global_options
 from millrace_client.command.job_filters import CreatedAfterOption, CreatedBeforeOption
 from millrace_client.command.output import Columns, Output
 from millrace_client.command.parse import OwnLimit
 from millrace_client.command.register import command
+from millrace_client.command.several import each
 from millrace_client.command.standard_input import is_stream, standard_input, streamed
-from millrace_client.command.transfer import ForceOption, ToOption, show_path, target_path, transfer_bar
+from millrace_client.command.transfer import (
+    ForceOption,
+    ResumeOption,
+    ToOption,
+    saying_what_is_kept,
+    show_path,
+    target_path,
+    transfer_bar,
+)
 from millrace_client.file import File, FileState
 from millrace_client.upload import Source
 from millrace_client.values import is_utf8
 
 app = typer.Typer(help="What jobs read and what they make.", no_args_is_help=True, add_completion=False)
 accept_global_options(app)
+app.add_typer(file_uploads.app, name="uploads")
 
 FileId = Annotated[
     str, typer.Argument(metavar="FILE_ID", help="The file, as `millrace files list` names it: file_…")
+]
+FileIds = Annotated[
+    list[str],
+    typer.Argument(metavar="FILE_ID", help="The files, as `millrace files list` names them: file_…"),
 ]
 
 StatesOption = Annotated[
@@ -61,7 +79,10 @@ async def upload(
     client: Millrace,
     output: Output,
     *,
-    path: Annotated[str, typer.Argument(metavar="PATH", help="The file, or a pipe; - reads standard input.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH", help="The files, or a pipe; - reads standard input."),
+    ],
     name: Annotated[
         str | None, typer.Option(help="The name to store it under; needed with - and pipes.")
     ] = None,
@@ -75,7 +96,31 @@ async def upload(
         bool, typer.Option("--direct", help="Send the content straight to the object store.")
     ] = False,
 ) -> None:
-    """Upload a file."""
+    """Upload files."""
+    if len(paths) > 1 and name is not None:
+        raise typer.BadParameter("it can be that of one file only", param_hint="--name")
+
+    async def upload_one(path: str) -> None:
+        _check_source(path, name, direct=direct)
+        with transfer_bar() as on_progress:
+            if direct:
+                file = await client.files.upload_directly(
+                    path, name, content_type=content_type, temporary=temporary, on_progress=on_progress
+                )
+            else:
+                file = await client.files.upload(
+                    _source(path),
+                    name,
+                    content_type=content_type,
+                    temporary=temporary,
+                    on_progress=on_progress,
+                )
+        _show(output, file, paths)
+
+    await each(paths, upload_one)
+
+
+def _check_source(path: str, name: str | None, *, direct: bool) -> None:
     stream = path == "-" or is_stream(path)
     what = "standard input" if path == "-" else path
     if stream and name is None:
@@ -84,16 +129,14 @@ async def upload(
         raise typer.BadParameter(f"{what} has no size that could be announced", param_hint="--direct")
     if name is None and not is_utf8(path):
         raise typer.BadParameter("the name of the file is not UTF-8: give another", param_hint="--name")
-    with transfer_bar() as on_progress:
-        if direct:
-            file = await client.files.upload_directly(
-                path, name, content_type=content_type, temporary=temporary, on_progress=on_progress
-            )
-        else:
-            file = await client.files.upload(
-                _source(path), name, content_type=content_type, temporary=temporary, on_progress=on_progress
-            )
-    output.show(file)
+
+
+def _show(output: Output, file: File, asked: Sequence[str]) -> None:
+    """Show a file: what there is of it, or a line of each when several were asked for."""
+    if output.as_json or len(asked) == 1:
+        output.show(file)
+    else:
+        output.text(f"{file.file_id} {file.state} {file.name}")
 
 
 def _source(path: str) -> Source:
@@ -107,18 +150,30 @@ async def download(
     client: Millrace,
     output: Output,
     *,
-    file_id: FileId,
+    file_ids: FileIds,
     to: ToOption = ".",
     force: ForceOption = False,
+    resume: ResumeOption = True,
 ) -> None:
-    """Download a file, checked by its size and hash; without --to under its own name."""
-    if to == "-":
-        await client.files.download(file_id, sys.stdout.buffer)
+    """Download files, checked by their sizes and hashes; without --to under their own names."""
+    if to == "-" and len(file_ids) == 1:
+        await client.files.download(file_ids[0], sys.stdout.buffer)
         return
-    path = await target_path(to, lambda: client.files.get(file_id), force=force)
-    with transfer_bar() as on_progress:
-        await client.files.download(file_id, path, on_progress=on_progress)
-    show_path(output, path)
+    if len(file_ids) > 1 and not await asyncio.to_thread(os.path.isdir, to):
+        raise typer.BadParameter("several files need a folder", param_hint="--to")
+
+    written: set[Path] = set()
+
+    async def download_one(file_id: str) -> None:
+        path = await target_path(to, lambda: client.files.get(file_id), force=force)
+        if path in written:
+            raise typer.BadParameter(f"{path} is another of these files", param_hint="--to")
+        written.add(path)
+        with transfer_bar() as on_progress, saying_what_is_kept():
+            await client.files.download(file_id, path, resume=resume, on_progress=on_progress)
+        show_path(output, path)
+
+    await each(file_ids, download_one)
 
 
 @command(app, "list")
@@ -175,9 +230,13 @@ async def url(
 
 
 @command(app, "persist")
-async def persist(client: Millrace, output: Output, file_id: FileId) -> None:
-    """Keep a file, a temporary one or one of a job, until somebody deletes it."""
-    output.show(await client.files.persist(file_id))
+async def persist(client: Millrace, output: Output, file_ids: FileIds) -> None:
+    """Keep files, temporary ones or those of jobs, until somebody deletes them."""
+
+    async def persist_one(file_id: str) -> None:
+        _show(output, await client.files.persist(file_id), file_ids)
+
+    await each(file_ids, persist_one)
 
 
 @command(app, "delete")
@@ -185,25 +244,33 @@ async def delete(
     client: Millrace,
     output: Output,
     *,
-    file_id: FileId,
+    file_ids: FileIds,
     permanently: Annotated[
-        bool, typer.Option("--permanently", help="It cannot be undeleted; its content goes soon.")
+        bool, typer.Option("--permanently", help="They cannot be undeleted; their content goes soon.")
     ] = False,
 ) -> None:
-    """Delete a file; for some days `undelete` brings it back."""
-    deleted = await client.files.delete(file_id, permanently=permanently)
-    if deleted is not None:
-        output.show(deleted)
-    elif output.as_json:
-        output.line({"fileId": file_id})
-    else:
-        output.text(f"deleted {file_id} permanently")
+    """Delete files; for some days `undelete` brings them back."""
+
+    async def delete_one(file_id: str) -> None:
+        deleted = await client.files.delete(file_id, permanently=permanently)
+        if deleted is not None:
+            _show(output, deleted, file_ids)
+        elif output.as_json:
+            output.line({"fileId": file_id})
+        else:
+            output.text(f"deleted {file_id} permanently")
+
+    await each(file_ids, delete_one)
 
 
 @command(app, "undelete")
-async def undelete(client: Millrace, output: Output, file_id: FileId) -> None:
-    """Bring a deleted file back as what it was before."""
-    output.show(await client.files.undelete(file_id))
+async def undelete(client: Millrace, output: Output, file_ids: FileIds) -> None:
+    """Bring deleted files back as what they were before."""
+
+    async def undelete_one(file_id: str) -> None:
+        _show(output, await client.files.undelete(file_id), file_ids)
+
+    await each(file_ids, undelete_one)
 
 
 @command(app, "usage")

@@ -23,7 +23,15 @@ from millrace_client.command.job_filters import (
 from millrace_client.command.many_jobs import cancel_many, retry_many
 from millrace_client.command.output import Columns, Output, exact_time
 from millrace_client.command.register import command
-from millrace_client.command.transfer import ForceOption, ToOption, show_path, target_path, transfer_bar
+from millrace_client.command.transfer import (
+    ForceOption,
+    ResumeOption,
+    ToOption,
+    saying_what_is_kept,
+    show_path,
+    target_path,
+    transfer_bar,
+)
 from millrace_client.command.watching import follow
 from millrace_client.job import Job, JobStatus
 from millrace_client.job_attempt import JobAttempt
@@ -116,14 +124,15 @@ async def download_output(
     job_id: JobId,
     to: ToOption = ".",
     force: ForceOption = False,
+    resume: ResumeOption = True,
 ) -> None:
     """Download what a completed job came to: the file that its output names, or the output itself as JSON."""
     if to == "-":
         await client.jobs.download_output(job_id, sys.stdout.buffer)
         return
     path = await target_path(to, lambda: client.jobs.describe_output(job_id), force=force)
-    with transfer_bar() as on_progress:
-        await client.jobs.download_output(job_id, path, on_progress=on_progress)
+    with transfer_bar() as on_progress, saying_what_is_kept():
+        await client.jobs.download_output(job_id, path, resume=resume, on_progress=on_progress)
     show_path(output, path)
 
 

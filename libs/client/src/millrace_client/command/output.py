@@ -88,8 +88,11 @@ def complain(message: str, *details: str) -> None:
     sys.stderr.write("".join([f"error: {plain(message)}\n", *(f"  {plain(detail)}\n" for detail in details)]))
 
 
-def complain_of_call(error: CallError) -> None:
-    """Print a call's error: its status and message, each bad field, the resource, the quota, and when to try again."""
+def complain_of_call(error: CallError, about: str = "") -> None:
+    """Print a call's error: its status and message, each bad field, the resource, the quota, and when to try again.
+
+    It begins with what it is `about`, unless the message names that.
+    """
     details = [str(bad) for bad in error.violations]
     # A message that only strings the bad fields together is better read as the list of them that follows.
     said_below = bool(details) and all(detail in error.message for detail in details)
@@ -100,10 +103,15 @@ def complain_of_call(error: CallError) -> None:
         details.append(f"try again in {error.retry_after.total_seconds():g} s")
     if error.quota is not None:
         details.append(f"{error.quota.name} of {error.quota.subject} is {error.quota.allowed}")
+        if error.quota.name == "files.open_uploads":
+            details.append(
+                "`millrace files uploads list` shows them, `millrace files uploads cancel` gives one up"
+            )
     # Whatever answers for itself says why.
     if isinstance(error, UnavailableError) and not error.reason:
         details.append("is it running? `millrace up` starts everything on this machine")
-    complain(error.code.name if said_below else f"{error.code.name}: {error.message}", *details)
+    text = error.code.name if said_below else f"{error.code.name}: {error.message}"
+    complain(text if about in text else f"{about}: {text}", *details)
 
 
 def plain(value: Any) -> str:

@@ -9,14 +9,9 @@ from typing import Any, TypeVar
 import typer
 
 from millrace_client.client import Millrace
+from millrace_client.command.failures import FAILURES, complain_of
 from millrace_client.command.global_options import CONTEXT, GLOBAL_PARAMETERS, GlobalOptions
-from millrace_client.command.output import Output, complain, complain_of_call
-from millrace_client.errors import CallError, MillraceError
-
-# As grpcurl does, so that scripts can tell the statuses apart.
-_STATUS_EXIT_CODE = 64
-_FAILURE_EXIT_CODE = 1
-_USAGE_EXIT_CODE = 2
+from millrace_client.command.output import Output
 
 Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, None]])
 
@@ -89,24 +84,7 @@ def _run(invocation: Coroutine[Any, Any, None]) -> None:
     """Run a command to its end; what goes wrong becomes a message and an exit code."""
     try:
         asyncio.run(invocation)
-    except CallError as error:
-        complain_of_call(error)
-        raise typer.Exit(_STATUS_EXIT_CODE + error.code.value[0]) from error
-    except ValueError as error:  # what was typed has no form in which it can be sent
-        complain(_in_words(error))
-        raise typer.Exit(_USAGE_EXIT_CODE) from error
     except BrokenPipeError:  # whoever read the output has seen enough
         raise
-    except (MillraceError, OSError) as error:
-        complain(_in_words(error))
-        raise typer.Exit(_FAILURE_EXIT_CODE) from error
-
-
-def _in_words(error: Exception) -> str:
-    match error:
-        case OSError(strerror=str(problem)):
-            place = error.filename2 or error.filename
-            return f"{place}: {problem}" if place else problem
-        case UnicodeEncodeError():
-            return f"not UTF-8: {error.object.encode(errors='backslashreplace').decode()}"
-    return str(error)
+    except FAILURES as error:
+        raise typer.Exit(complain_of(error)) from error

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,14 @@ ToOption = Annotated[
     str, typer.Option(metavar="PATH", help="A path or a folder; - writes to standard output.")
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace a file that is there already.")]
+
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume/--no-resume",
+        help="Go on where a download to this path has stopped, and keep what has arrived for the next.",
+    ),
+]
 
 
 async def target_path(to: str, describe: Callable[[], Awaitable[File]], *, force: bool) -> Path:
@@ -43,6 +52,17 @@ def show_path(output: Output, path: Path) -> None:
         output.line({"path": str(path)})
     else:
         output.text(str(path))
+
+
+@contextmanager
+def saying_what_is_kept() -> Iterator[None]:
+    """Say on standard error what a download that fails has kept for the next."""
+    try:
+        yield
+    except BaseException as error:
+        for note in getattr(error, "__notes__", ()):
+            sys.stderr.write(f"{note}\n")
+        raise
 
 
 @contextmanager

@@ -14,7 +14,7 @@ _UNSUCCESSFUL_EXIT_CODE = 1
 
 
 async def follow(client: Millrace, output: Output, job_id: str) -> None:
-    """Show a job until it is finished: a live bar on a terminal, else a line for each change.
+    """Show a job until it is finished: a live bar on a terminal, else a line for each change of what it would show.
 
     Exits with code 1 when it failed or was cancelled.
     """
@@ -23,11 +23,13 @@ async def follow(client: Millrace, output: Output, job_id: str) -> None:
     snapshots: AsyncIterator[Job] = client.jobs.watch(job_id)
     if output.is_live:
         snapshots = _draw(snapshots)
+    printed = ""
     async for latest in snapshots:
         if output.as_json:
             output.line(json_form(latest))
-        elif not output.is_live:
-            output.text(f"{latest.status} {latest.progress}% {_account(latest)}".rstrip())
+        elif not output.is_live and (text := _text(latest)) != printed:
+            output.text(text)
+            printed = text
     if not output.as_json:
         _print_outcome(output, latest)
     if latest.status is not JobStatus.COMPLETED:
@@ -58,9 +60,15 @@ async def _draw(snapshots: AsyncIterator[Job]) -> AsyncIterator[Job]:
             yield job
 
 
+def _text(job: Job) -> str:
+    return f"{job.status} {job.progress}% {_account(job)}".rstrip()
+
+
 def _account(job: Job) -> str:
     items = f"{job.processed_items}/{job.total_items}" if job.total_items else ""
-    return plain(" ".join(part for part in (items, job.message) if part))
+    # Why there is to be another attempt.
+    error = f"{job.error.code}: {job.error.message}" if job.error and job.status is JobStatus.PENDING else ""
+    return plain(" ".join(part for part in (items, job.message, error) if part))
 
 
 def _print_outcome(output: Output, job: Job) -> None:

@@ -23,7 +23,7 @@ async def find_file(context: JobContext[Any], file_id: str) -> FileRecord:
 async def open_file(context: JobContext[Any], file_id: str) -> tuple[FileRecord, AsyncGenerator[bytes, None]]:
     """Return a file of the job's organisation and its content.
 
-    Raises JobError FILE_NOT_FOUND naming the file, and so does the content when it goes meanwhile.
+    Raises JobError, which names the file: FILE_NOT_FOUND, and CONTENT_MISSING, as does the content when it goes meanwhile.
     """
     try:
         record, chunks = await context.resources.files.open(context.org_id, parse_id("file", file_id))
@@ -79,4 +79,4 @@ def _not_found(file_id: str) -> JobError:
 
 
 def _content_missing(file_id: str) -> JobError:
-    return JobError("FILE_NOT_FOUND", f"the content of {file_id} is no longer in the store")
+    return JobError("CONTENT_MISSING", f"the content of {file_id} is no longer in the object store")

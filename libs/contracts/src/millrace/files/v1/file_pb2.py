@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmillrace/files/v1/file.proto\x12\x11millrace.files.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd0\x02\n\x04\x46ile\x12\x0f\n\x07\x66ile_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06sha256\x18\x06 \x01(\t\x12\x12\n\ncreated_by\x18\x07 \x01(\t\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06job_id\x18\t \x01(\t\x12+\n\x05state\x18\n \x01(\x0e\x32\x1c.millrace.files.v1.FileState\x12.\n\nexpires_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndeleted_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe1\x01\n\x06Upload\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0b\n\x03url\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x37\n\x07headers\x18\x05 \x03(\x0b\x32&.millrace.files.v1.Upload.HeadersEntry\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n\nFileLimits\x12\x17\n\x0fmax_total_bytes\x18\x01 \x01(\x03\x12\x11\n\tmax_files\x18\x02 \x01(\x03\x12\x16\n\x0emax_file_bytes\x18\x03 \x01(\x03\"n\n\tFileUsage\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12\r\n\x05\x66iles\x18\x03 \x01(\x03\x12-\n\x06limits\x18\x04 \x01(\x0b\x32\x1d.millrace.files.v1.FileLimits*\x8d\x01\n\tFileState\x12\x1a\n\x16\x46ILE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46ILE_STATE_TEMPORARY\x10\x01\x12\x19\n\x15\x46ILE_STATE_PERSISTENT\x10\x02\x12\x17\n\x13\x46ILE_STATE_WITH_JOB\x10\x03\x12\x16\n\x12\x46ILE_STATE_DELETED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmillrace/files/v1/file.proto\x12\x11millrace.files.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd0\x02\n\x04\x46ile\x12\x0f\n\x07\x66ile_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06sha256\x18\x06 \x01(\t\x12\x12\n\ncreated_by\x18\x07 \x01(\t\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06job_id\x18\t \x01(\t\x12+\n\x05state\x18\n \x01(\x0e\x32\x1c.millrace.files.v1.FileState\x12.\n\nexpires_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndeleted_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x80\x03\n\x06Upload\x12\x11\n\tupload_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0b\n\x03url\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x37\n\x07headers\x18\x05 \x03(\x0b\x32&.millrace.files.v1.Upload.HeadersEntry\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04name\x18\x07 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x08 \x01(\t\x12\x12\n\nsize_bytes\x18\t \x01(\x03\x12\x0e\n\x06sha256\x18\n \x01(\t\x12\x12\n\ncreated_by\x18\x0b \x01(\t\x12.\n\ncreated_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\ttemporary\x18\r \x01(\x08\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n\nFileLimits\x12\x17\n\x0fmax_total_bytes\x18\x01 \x01(\x03\x12\x11\n\tmax_files\x18\x02 \x01(\x03\x12\x16\n\x0emax_file_bytes\x18\x03 \x01(\x03\"\x97\x01\n\rOwnFileLimits\x12\x1c\n\x0fmax_total_bytes\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tmax_files\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x1b\n\x0emax_file_bytes\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\x12\n\x10_max_total_bytesB\x0c\n\n_max_filesB\x11\n\x0f_max_file_bytes\"\xa4\x01\n\tFileUsage\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12\r\n\x05\x66iles\x18\x03 \x01(\x03\x12-\n\x06limits\x18\x04 \x01(\x0b\x32\x1d.millrace.files.v1.FileLimits\x12\x34\n\nown_limits\x18\x05 \x01(\x0b\x32 .millrace.files.v1.OwnFileLimits*\x8d\x01\n\tFileState\x12\x1a\n\x16\x46ILE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46ILE_STATE_TEMPORARY\x10\x01\x12\x19\n\x15\x46ILE_STATE_PERSISTENT\x10\x02\x12\x17\n\x13\x46ILE_STATE_WITH_JOB\x10\x03\x12\x16\n\x12\x46ILE_STATE_DELETED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,16 +34,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_UPLOAD_HEADERSENTRY']._loaded_options = None
   _globals['_UPLOAD_HEADERSENTRY']._serialized_options = b'8\001'
-  _globals['_FILESTATE']._serialized_start=846
-  _globals['_FILESTATE']._serialized_end=987
+  _globals['_FILESTATE']._serialized_start=1214
+  _globals['_FILESTATE']._serialized_end=1355
   _globals['_FILE']._serialized_start=85
   _globals['_FILE']._serialized_end=421
   _globals['_UPLOAD']._serialized_start=424
-  _globals['_UPLOAD']._serialized_end=649
-  _globals['_UPLOAD_HEADERSENTRY']._serialized_start=603
-  _globals['_UPLOAD_HEADERSENTRY']._serialized_end=649
-  _globals['_FILELIMITS']._serialized_start=651
-  _globals['_FILELIMITS']._serialized_end=731
-  _globals['_FILEUSAGE']._serialized_start=733
-  _globals['_FILEUSAGE']._serialized_end=843
+  _globals['_UPLOAD']._serialized_end=808
+  _globals['_UPLOAD_HEADERSENTRY']._serialized_start=762
+  _globals['_UPLOAD_HEADERSENTRY']._serialized_end=808
+  _globals['_FILELIMITS']._serialized_start=810
+  _globals['_FILELIMITS']._serialized_end=890
+  _globals['_OWNFILELIMITS']._serialized_start=893
+  _globals['_OWNFILELIMITS']._serialized_end=1044
+  _globals['_FILEUSAGE']._serialized_start=1047
+  _globals['_FILEUSAGE']._serialized_end=1211
 # @@protoc_insertion_point(module_scope)

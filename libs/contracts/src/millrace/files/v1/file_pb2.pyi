@@ -155,19 +155,42 @@ class Upload(_message.Message):
     METHOD_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    TEMPORARY_FIELD_NUMBER: _builtins.int
     upload_id: _builtins.str
     """"upload_" and 32 hexadecimal digits. The file that comes of it has the same digits."""
     org_id: _builtins.str
     url: _builtins.str
-    """Where to send the content, by `method` and with exactly these headers. Whoever knows the URL can upload; it is for no log."""
+    """Where to send the content, by `method` and with exactly these headers. Whoever knows the URL can upload; it is for no
+    log. Only InitiateUpload tells these three.
+    """
     method: _builtins.str
     """"PUT"."""
+    name: _builtins.str
+    """The name that the file will have."""
+    content_type: _builtins.str
+    """The media type as it was given or guessed, in lower case."""
+    size_bytes: _builtins.int
+    """The length in bytes that was announced."""
+    sha256: _builtins.str
+    """The SHA-256 that was announced, in lower-case hexadecimal; empty: none was."""
+    created_by: _builtins.str
+    """Who uploads."""
+    temporary: _builtins.bool
+    """The file will be a temporary one."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """The URL is no longer taken from this time on; an upload that is not confirmed by then is removed."""
 
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -177,10 +200,17 @@ class Upload(_message.Message):
         method: _builtins.str = ...,
         headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        name: _builtins.str = ...,
+        content_type: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+        created_by: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        temporary: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "headers", b"headers", "method", b"method", "org_id", b"org_id", "upload_id", b"upload_id", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_type", b"content_type", "created_at", b"created_at", "created_by", b"created_by", "expires_at", b"expires_at", "headers", b"headers", "method", b"method", "name", b"name", "org_id", b"org_id", "sha256", b"sha256", "size_bytes", b"size_bytes", "temporary", b"temporary", "upload_id", b"upload_id", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -217,6 +247,44 @@ class FileLimits(_message.Message):
 Global___FileLimits: _TypeAlias = FileLimits  # noqa: Y015
 
 @_typing.final
+class OwnFileLimits(_message.Message):
+    """The limits that were set for an organisation. Unset: as the server says; 0: no limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_FILES_FIELD_NUMBER: _builtins.int
+    MAX_FILE_BYTES_FIELD_NUMBER: _builtins.int
+    max_total_bytes: _builtins.int
+    max_files: _builtins.int
+    max_file_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        max_total_bytes: _builtins.int | None = ...,
+        max_files: _builtins.int | None = ...,
+        max_file_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_file_bytes", b"_max_file_bytes", "_max_files", b"_max_files", "_max_total_bytes", b"_max_total_bytes", "max_file_bytes", b"max_file_bytes", "max_files", b"max_files", "max_total_bytes", b"max_total_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_file_bytes", b"_max_file_bytes", "_max_files", b"_max_files", "_max_total_bytes", b"_max_total_bytes", "max_file_bytes", b"max_file_bytes", "max_files", b"max_files", "max_total_bytes", b"max_total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_file_bytes: _TypeAlias = _typing.Literal["max_file_bytes"]  # noqa: Y015
+    _WhichOneofArgType__max_file_bytes: _TypeAlias = _typing.Literal["_max_file_bytes", b"_max_file_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__max_files: _TypeAlias = _typing.Literal["max_files"]  # noqa: Y015
+    _WhichOneofArgType__max_files: _TypeAlias = _typing.Literal["_max_files", b"_max_files"]  # noqa: Y015
+    _WhichOneofReturnType__max_total_bytes: _TypeAlias = _typing.Literal["max_total_bytes"]  # noqa: Y015
+    _WhichOneofArgType__max_total_bytes: _TypeAlias = _typing.Literal["_max_total_bytes", b"_max_total_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_file_bytes) -> _WhichOneofReturnType__max_file_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_files) -> _WhichOneofReturnType__max_files | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_total_bytes) -> _WhichOneofReturnType__max_total_bytes | None: ...
+
+Global___OwnFileLimits: _TypeAlias = OwnFileLimits  # noqa: Y015
+
+@_typing.final
 class FileUsage(_message.Message):
     """What the files of an organisation take up. Deleted files do not count."""
 
@@ -226,12 +294,17 @@ class FileUsage(_message.Message):
     TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    OWN_LIMITS_FIELD_NUMBER: _builtins.int
     org_id: _builtins.str
     total_bytes: _builtins.int
     files: _builtins.int
     @_builtins.property
     def limits(self) -> Global___FileLimits:
         """The limits in force: those set for the organisation, else the server's."""
+
+    @_builtins.property
+    def own_limits(self) -> Global___OwnFileLimits:
+        """Those set for the organisation."""
 
     def __init__(
         self,
@@ -240,10 +313,11 @@ class FileUsage(_message.Message):
         total_bytes: _builtins.int = ...,
         files: _builtins.int = ...,
         limits: Global___FileLimits | None = ...,
+        own_limits: Global___OwnFileLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "own_limits", b"own_limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "limits", b"limits", "org_id", b"org_id", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "limits", b"limits", "org_id", b"org_id", "own_limits", b"own_limits", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

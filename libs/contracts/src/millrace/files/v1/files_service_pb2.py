@@ -29,7 +29,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from millrace.files.v1 import file_pb2 as millrace_dot_files_dot_v1_dot_file__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%millrace/files/v1/files_service.proto\x12\x11millrace.files.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cmillrace/files/v1/file.proto\"\xa5\x01\n\x10UploadFileHeader\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x17\n\nsize_bytes\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12\x11\n\ttemporary\x18\x07 \x01(\x08\x42\r\n\x0b_size_bytes\"c\n\x11UploadFileRequest\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32#.millrace.files.v1.UploadFileHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\";\n\x12UploadFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"\xd9\x01\n\x15InitiateUploadRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x17\n\nsize_bytes\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12\x11\n\ttemporary\x18\x07 \x01(\x08\x12-\n\nexpires_in\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\n\x0b_size_bytes\"C\n\x16InitiateUploadResponse\x12)\n\x06upload\x18\x01 \x01(\x0b\x32\x19.millrace.files.v1.Upload\"9\n\x14\x43onfirmUploadRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\">\n\x15\x43onfirmUploadResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"8\n\x13\x43\x61ncelUploadRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\"\x16\n\x14\x43\x61ncelUploadResponse\"V\n\x13\x44ownloadFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0e\n\x06length\x18\x04 \x01(\x03\"X\n\x14\x44ownloadFileResponse\x12\'\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.FileH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"1\n\x0eGetFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\"8\n\x0fGetFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"g\n\x15GetDownloadUrlRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\x12-\n\nexpires_in\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"U\n\x16GetDownloadUrlResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x12PersistFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\"<\n\x13PersistFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"I\n\x11\x44\x65leteFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\x12\x13\n\x0bpermanently\x18\x03 \x01(\x08\";\n\x12\x44\x65leteFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"6\n\x13UndeleteFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\"=\n\x14UndeleteFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"%\n\x13GetFileUsageRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\"C\n\x14GetFileUsageResponse\x12+\n\x05usage\x18\x01 \x01(\x0b\x32\x1c.millrace.files.v1.FileUsage\"\x8f\x01\n\x17UpdateFileLimitsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x33\n\x06limits\x18\x02 \x01(\x0b\x32#.millrace.files.v1.FileLimitsUpdate\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\x9a\x01\n\x10\x46ileLimitsUpdate\x12\x1c\n\x0fmax_total_bytes\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tmax_files\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x1b\n\x0emax_file_bytes\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\x12\n\x10_max_total_bytesB\x0c\n\n_max_filesB\x11\n\x0f_max_file_bytes\"G\n\x18UpdateFileLimitsResponse\x12+\n\x05usage\x18\x01 \x01(\x0b\x32\x1c.millrace.files.v1.FileUsage\"\xae\x02\n\x10ListFilesRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12,\n\x06states\x18\x04 \x03(\x0e\x32\x1c.millrace.files.v1.FileState\x12\x13\n\x0bname_prefix\x18\x05 \x01(\t\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12\x0e\n\x06job_id\x18\x07 \x01(\t\x12\x15\n\rcontent_types\x18\x08 \x03(\t\x12\x31\n\rcreated_after\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x11ListFilesResponse\x12&\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x17.millrace.files.v1.File\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb2\x0e\n\x0c\x46ilesService\x12[\n\nUploadFile\x12$.millrace.files.v1.UploadFileRequest\x1a%.millrace.files.v1.UploadFileResponse(\x01\x12\x98\x01\n\x0eInitiateUpload\x12(.millrace.files.v1.InitiateUploadRequest\x1a).millrace.files.v1.InitiateUploadResponse\"1\x82\xd3\xe4\x93\x02+\"&/v1/orgs/{org_id}/files:initiateUpload:\x01*\x12\x94\x01\n\rConfirmUpload\x12\'.millrace.files.v1.ConfirmUploadRequest\x1a(.millrace.files.v1.ConfirmUploadResponse\"0\x82\xd3\xe4\x93\x02*\"%/v1/orgs/{org_id}/files:confirmUpload:\x01*\x12\x90\x01\n\x0c\x43\x61ncelUpload\x12&.millrace.files.v1.CancelUploadRequest\x1a\'.millrace.files.v1.CancelUploadResponse\"/\x82\xd3\xe4\x93\x02)\"$/v1/orgs/{org_id}/files:cancelUpload:\x01*\x12\x95\x01\n\x0c\x44ownloadFile\x12&.millrace.files.v1.DownloadFileRequest\x1a\'.millrace.files.v1.DownloadFileResponse\"2\x82\xd3\xe4\x93\x02,\x12*/v1/orgs/{org_id}/files/{file_id}:download0\x01\x12{\n\x07GetFile\x12!.millrace.files.v1.GetFileRequest\x1a\".millrace.files.v1.GetFileResponse\")\x82\xd3\xe4\x93\x02#\x12!/v1/orgs/{org_id}/files/{file_id}\x12\x9c\x01\n\x0eGetDownloadUrl\x12(.millrace.files.v1.GetDownloadUrlRequest\x1a).millrace.files.v1.GetDownloadUrlResponse\"5\x82\xd3\xe4\x93\x02/\x12-/v1/orgs/{org_id}/files/{file_id}:downloadUrl\x12\x92\x01\n\x0bPersistFile\x12%.millrace.files.v1.PersistFileRequest\x1a&.millrace.files.v1.PersistFileResponse\"4\x82\xd3\xe4\x93\x02.\")/v1/orgs/{org_id}/files/{file_id}:persist:\x01*\x12\x84\x01\n\nDeleteFile\x12$.millrace.files.v1.DeleteFileRequest\x1a%.millrace.files.v1.DeleteFileResponse\")\x82\xd3\xe4\x93\x02#*!/v1/orgs/{org_id}/files/{file_id}\x12\x96\x01\n\x0cUndeleteFile\x12&.millrace.files.v1.UndeleteFileRequest\x1a\'.millrace.files.v1.UndeleteFileResponse\"5\x82\xd3\xe4\x93\x02/\"*/v1/orgs/{org_id}/files/{file_id}:undelete:\x01*\x12\x85\x01\n\x0cGetFileUsage\x12&.millrace.files.v1.GetFileUsageRequest\x1a\'.millrace.files.v1.GetFileUsageResponse\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/orgs/{org_id}/file-usage\x12\x95\x01\n\x10UpdateFileLimits\x12*.millrace.files.v1.UpdateFileLimitsRequest\x1a+.millrace.files.v1.UpdateFileLimitsResponse\"(\x82\xd3\xe4\x93\x02\"\"\x1d/v1/orgs/{org_id}/file-limits:\x01*\x12w\n\tListFiles\x12#.millrace.files.v1.ListFilesRequest\x1a$.millrace.files.v1.ListFilesResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/orgs/{org_id}/filesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%millrace/files/v1/files_service.proto\x12\x11millrace.files.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cmillrace/files/v1/file.proto\"\xa5\x01\n\x10UploadFileHeader\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x17\n\nsize_bytes\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12\x11\n\ttemporary\x18\x07 \x01(\x08\x42\r\n\x0b_size_bytes\"c\n\x11UploadFileRequest\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32#.millrace.files.v1.UploadFileHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\";\n\x12UploadFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"\xd9\x01\n\x15InitiateUploadRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x17\n\nsize_bytes\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06sha256\x18\x05 \x01(\t\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12\x11\n\ttemporary\x18\x07 \x01(\x08\x12-\n\nexpires_in\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\n\x0b_size_bytes\"C\n\x16InitiateUploadResponse\x12)\n\x06upload\x18\x01 \x01(\x0b\x32\x19.millrace.files.v1.Upload\"9\n\x14\x43onfirmUploadRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\">\n\x15\x43onfirmUploadResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"8\n\x13\x43\x61ncelUploadRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tupload_id\x18\x02 \x01(\t\"\x16\n\x14\x43\x61ncelUploadResponse\"_\n\x12ListUploadsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x12\n\ncreated_by\x18\x04 \x01(\t\"Z\n\x13ListUploadsResponse\x12*\n\x07uploads\x18\x01 \x03(\x0b\x32\x19.millrace.files.v1.Upload\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"V\n\x13\x44ownloadFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0e\n\x06length\x18\x04 \x01(\x03\"X\n\x14\x44ownloadFileResponse\x12\'\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.FileH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"1\n\x0eGetFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\"8\n\x0fGetFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"g\n\x15GetDownloadUrlRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\x12-\n\nexpires_in\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"U\n\x16GetDownloadUrlResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x12PersistFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\"<\n\x13PersistFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"I\n\x11\x44\x65leteFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\x12\x13\n\x0bpermanently\x18\x03 \x01(\x08\";\n\x12\x44\x65leteFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"6\n\x13UndeleteFileRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x0f\n\x07\x66ile_id\x18\x02 \x01(\t\"=\n\x14UndeleteFileResponse\x12%\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x17.millrace.files.v1.File\"%\n\x13GetFileUsageRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\"C\n\x14GetFileUsageResponse\x12+\n\x05usage\x18\x01 \x01(\x0b\x32\x1c.millrace.files.v1.FileUsage\"\x8f\x01\n\x17UpdateFileLimitsRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x33\n\x06limits\x18\x02 \x01(\x0b\x32#.millrace.files.v1.FileLimitsUpdate\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\x9a\x01\n\x10\x46ileLimitsUpdate\x12\x1c\n\x0fmax_total_bytes\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tmax_files\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x1b\n\x0emax_file_bytes\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\x12\n\x10_max_total_bytesB\x0c\n\n_max_filesB\x11\n\x0f_max_file_bytes\"G\n\x18UpdateFileLimitsResponse\x12+\n\x05usage\x18\x01 \x01(\x0b\x32\x1c.millrace.files.v1.FileUsage\"\xae\x02\n\x10ListFilesRequest\x12\x0e\n\x06org_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12,\n\x06states\x18\x04 \x03(\x0e\x32\x1c.millrace.files.v1.FileState\x12\x13\n\x0bname_prefix\x18\x05 \x01(\t\x12\x12\n\ncreated_by\x18\x06 \x01(\t\x12\x0e\n\x06job_id\x18\x07 \x01(\t\x12\x15\n\rcontent_types\x18\x08 \x03(\t\x12\x31\n\rcreated_after\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"T\n\x11ListFilesResponse\x12&\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x17.millrace.files.v1.File\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb9\x0f\n\x0c\x46ilesService\x12[\n\nUploadFile\x12$.millrace.files.v1.UploadFileRequest\x1a%.millrace.files.v1.UploadFileResponse(\x01\x12\x98\x01\n\x0eInitiateUpload\x12(.millrace.files.v1.InitiateUploadRequest\x1a).millrace.files.v1.InitiateUploadResponse\"1\x82\xd3\xe4\x93\x02+\"&/v1/orgs/{org_id}/files:initiateUpload:\x01*\x12\x94\x01\n\rConfirmUpload\x12\'.millrace.files.v1.ConfirmUploadRequest\x1a(.millrace.files.v1.ConfirmUploadResponse\"0\x82\xd3\xe4\x93\x02*\"%/v1/orgs/{org_id}/files:confirmUpload:\x01*\x12\x90\x01\n\x0c\x43\x61ncelUpload\x12&.millrace.files.v1.CancelUploadRequest\x1a\'.millrace.files.v1.CancelUploadResponse\"/\x82\xd3\xe4\x93\x02)\"$/v1/orgs/{org_id}/files:cancelUpload:\x01*\x12\x84\x01\n\x0bListUploads\x12%.millrace.files.v1.ListUploadsRequest\x1a&.millrace.files.v1.ListUploadsResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/orgs/{org_id}/file-uploads\x12\x95\x01\n\x0c\x44ownloadFile\x12&.millrace.files.v1.DownloadFileRequest\x1a\'.millrace.files.v1.DownloadFileResponse\"2\x82\xd3\xe4\x93\x02,\x12*/v1/orgs/{org_id}/files/{file_id}:download0\x01\x12{\n\x07GetFile\x12!.millrace.files.v1.GetFileRequest\x1a\".millrace.files.v1.GetFileResponse\")\x82\xd3\xe4\x93\x02#\x12!/v1/orgs/{org_id}/files/{file_id}\x12\x9c\x01\n\x0eGetDownloadUrl\x12(.millrace.files.v1.GetDownloadUrlRequest\x1a).millrace.files.v1.GetDownloadUrlResponse\"5\x82\xd3\xe4\x93\x02/\x12-/v1/orgs/{org_id}/files/{file_id}:downloadUrl\x12\x92\x01\n\x0bPersistFile\x12%.millrace.files.v1.PersistFileRequest\x1a&.millrace.files.v1.PersistFileResponse\"4\x82\xd3\xe4\x93\x02.\")/v1/orgs/{org_id}/files/{file_id}:persist:\x01*\x12\x84\x01\n\nDeleteFile\x12$.millrace.files.v1.DeleteFileRequest\x1a%.millrace.files.v1.DeleteFileResponse\")\x82\xd3\xe4\x93\x02#*!/v1/orgs/{org_id}/files/{file_id}\x12\x96\x01\n\x0cUndeleteFile\x12&.millrace.files.v1.UndeleteFileRequest\x1a\'.millrace.files.v1.UndeleteFileResponse\"5\x82\xd3\xe4\x93\x02/\"*/v1/orgs/{org_id}/files/{file_id}:undelete:\x01*\x12\x85\x01\n\x0cGetFileUsage\x12&.millrace.files.v1.GetFileUsageRequest\x1a\'.millrace.files.v1.GetFileUsageResponse\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/orgs/{org_id}/file-usage\x12\x95\x01\n\x10UpdateFileLimits\x12*.millrace.files.v1.UpdateFileLimitsRequest\x1a+.millrace.files.v1.UpdateFileLimitsResponse\"(\x82\xd3\xe4\x93\x02\"\"\x1d/v1/orgs/{org_id}/file-limits:\x01*\x12w\n\tListFiles\x12#.millrace.files.v1.ListFilesRequest\x1a$.millrace.files.v1.ListFilesResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/orgs/{org_id}/filesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FILESSERVICE'].methods_by_name['ConfirmUpload']._serialized_options = b'\202\323\344\223\002*\"%/v1/orgs/{org_id}/files:confirmUpload:\001*'
   _globals['_FILESSERVICE'].methods_by_name['CancelUpload']._loaded_options = None
   _globals['_FILESSERVICE'].methods_by_name['CancelUpload']._serialized_options = b'\202\323\344\223\002)\"$/v1/orgs/{org_id}/files:cancelUpload:\001*'
+  _globals['_FILESSERVICE'].methods_by_name['ListUploads']._loaded_options = None
+  _globals['_FILESSERVICE'].methods_by_name['ListUploads']._serialized_options = b'\202\323\344\223\002 \022\036/v1/orgs/{org_id}/file-uploads'
   _globals['_FILESSERVICE'].methods_by_name['DownloadFile']._loaded_options = None
   _globals['_FILESSERVICE'].methods_by_name['DownloadFile']._serialized_options = b'\202\323\344\223\002,\022*/v1/orgs/{org_id}/files/{file_id}:download'
   _globals['_FILESSERVICE'].methods_by_name['GetFile']._loaded_options = None
@@ -78,44 +80,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELUPLOADREQUEST']._serialized_end=1017
   _globals['_CANCELUPLOADRESPONSE']._serialized_start=1019
   _globals['_CANCELUPLOADRESPONSE']._serialized_end=1041
-  _globals['_DOWNLOADFILEREQUEST']._serialized_start=1043
-  _globals['_DOWNLOADFILEREQUEST']._serialized_end=1129
-  _globals['_DOWNLOADFILERESPONSE']._serialized_start=1131
-  _globals['_DOWNLOADFILERESPONSE']._serialized_end=1219
-  _globals['_GETFILEREQUEST']._serialized_start=1221
-  _globals['_GETFILEREQUEST']._serialized_end=1270
-  _globals['_GETFILERESPONSE']._serialized_start=1272
-  _globals['_GETFILERESPONSE']._serialized_end=1328
-  _globals['_GETDOWNLOADURLREQUEST']._serialized_start=1330
-  _globals['_GETDOWNLOADURLREQUEST']._serialized_end=1433
-  _globals['_GETDOWNLOADURLRESPONSE']._serialized_start=1435
-  _globals['_GETDOWNLOADURLRESPONSE']._serialized_end=1520
-  _globals['_PERSISTFILEREQUEST']._serialized_start=1522
-  _globals['_PERSISTFILEREQUEST']._serialized_end=1575
-  _globals['_PERSISTFILERESPONSE']._serialized_start=1577
-  _globals['_PERSISTFILERESPONSE']._serialized_end=1637
-  _globals['_DELETEFILEREQUEST']._serialized_start=1639
-  _globals['_DELETEFILEREQUEST']._serialized_end=1712
-  _globals['_DELETEFILERESPONSE']._serialized_start=1714
-  _globals['_DELETEFILERESPONSE']._serialized_end=1773
-  _globals['_UNDELETEFILEREQUEST']._serialized_start=1775
-  _globals['_UNDELETEFILEREQUEST']._serialized_end=1829
-  _globals['_UNDELETEFILERESPONSE']._serialized_start=1831
-  _globals['_UNDELETEFILERESPONSE']._serialized_end=1892
-  _globals['_GETFILEUSAGEREQUEST']._serialized_start=1894
-  _globals['_GETFILEUSAGEREQUEST']._serialized_end=1931
-  _globals['_GETFILEUSAGERESPONSE']._serialized_start=1933
-  _globals['_GETFILEUSAGERESPONSE']._serialized_end=2000
-  _globals['_UPDATEFILELIMITSREQUEST']._serialized_start=2003
-  _globals['_UPDATEFILELIMITSREQUEST']._serialized_end=2146
-  _globals['_FILELIMITSUPDATE']._serialized_start=2149
-  _globals['_FILELIMITSUPDATE']._serialized_end=2303
-  _globals['_UPDATEFILELIMITSRESPONSE']._serialized_start=2305
-  _globals['_UPDATEFILELIMITSRESPONSE']._serialized_end=2376
-  _globals['_LISTFILESREQUEST']._serialized_start=2379
-  _globals['_LISTFILESREQUEST']._serialized_end=2681
-  _globals['_LISTFILESRESPONSE']._serialized_start=2683
-  _globals['_LISTFILESRESPONSE']._serialized_end=2767
-  _globals['_FILESSERVICE']._serialized_start=2770
-  _globals['_FILESSERVICE']._serialized_end=4612
+  _globals['_LISTUPLOADSREQUEST']._serialized_start=1043
+  _globals['_LISTUPLOADSREQUEST']._serialized_end=1138
+  _globals['_LISTUPLOADSRESPONSE']._serialized_start=1140
+  _globals['_LISTUPLOADSRESPONSE']._serialized_end=1230
+  _globals['_DOWNLOADFILEREQUEST']._serialized_start=1232
+  _globals['_DOWNLOADFILEREQUEST']._serialized_end=1318
+  _globals['_DOWNLOADFILERESPONSE']._serialized_start=1320
+  _globals['_DOWNLOADFILERESPONSE']._serialized_end=1408
+  _globals['_GETFILEREQUEST']._serialized_start=1410
+  _globals['_GETFILEREQUEST']._serialized_end=1459
+  _globals['_GETFILERESPONSE']._serialized_start=1461
+  _globals['_GETFILERESPONSE']._serialized_end=1517
+  _globals['_GETDOWNLOADURLREQUEST']._serialized_start=1519
+  _globals['_GETDOWNLOADURLREQUEST']._serialized_end=1622
+  _globals['_GETDOWNLOADURLRESPONSE']._serialized_start=1624
+  _globals['_GETDOWNLOADURLRESPONSE']._serialized_end=1709
+  _globals['_PERSISTFILEREQUEST']._serialized_start=1711
+  _globals['_PERSISTFILEREQUEST']._serialized_end=1764
+  _globals['_PERSISTFILERESPONSE']._serialized_start=1766
+  _globals['_PERSISTFILERESPONSE']._serialized_end=1826
+  _globals['_DELETEFILEREQUEST']._serialized_start=1828
+  _globals['_DELETEFILEREQUEST']._serialized_end=1901
+  _globals['_DELETEFILERESPONSE']._serialized_start=1903
+  _globals['_DELETEFILERESPONSE']._serialized_end=1962
+  _globals['_UNDELETEFILEREQUEST']._serialized_start=1964
+  _globals['_UNDELETEFILEREQUEST']._serialized_end=2018
+  _globals['_UNDELETEFILERESPONSE']._serialized_start=2020
+  _globals['_UNDELETEFILERESPONSE']._serialized_end=2081
+  _globals['_GETFILEUSAGEREQUEST']._serialized_start=2083
+  _globals['_GETFILEUSAGEREQUEST']._serialized_end=2120
+  _globals['_GETFILEUSAGERESPONSE']._serialized_start=2122
+  _globals['_GETFILEUSAGERESPONSE']._serialized_end=2189
+  _globals['_UPDATEFILELIMITSREQUEST']._serialized_start=2192
+  _globals['_UPDATEFILELIMITSREQUEST']._serialized_end=2335
+  _globals['_FILELIMITSUPDATE']._serialized_start=2338
+  _globals['_FILELIMITSUPDATE']._serialized_end=2492
+  _globals['_UPDATEFILELIMITSRESPONSE']._serialized_start=2494
+  _globals['_UPDATEFILELIMITSRESPONSE']._serialized_end=2565
+  _globals['_LISTFILESREQUEST']._serialized_start=2568
+  _globals['_LISTFILESREQUEST']._serialized_end=2870
+  _globals['_LISTFILESRESPONSE']._serialized_start=2872
+  _globals['_LISTFILESRESPONSE']._serialized_end=2956
+  _globals['_FILESSERVICE']._serialized_start=2959
+  _globals['_FILESSERVICE']._serialized_end=4936
 # @@protoc_insertion_point(module_scope)

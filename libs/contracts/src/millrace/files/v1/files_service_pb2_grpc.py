@@ -55,6 +55,11 @@ class FilesServiceStub:
                 request_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.CancelUploadRequest.SerializeToString,
                 response_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.CancelUploadResponse.FromString,
                 _registered_method=True)
+        self.ListUploads = channel.unary_unary(
+                '/millrace.files.v1.FilesService/ListUploads',
+                request_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.ListUploadsRequest.SerializeToString,
+                response_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.ListUploadsResponse.FromString,
+                _registered_method=True)
         self.DownloadFile = channel.unary_stream(
                 '/millrace.files.v1.FilesService/DownloadFile',
                 request_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.DownloadFileRequest.SerializeToString,
@@ -144,6 +149,14 @@ class FilesServiceServicer:
 
     def CancelUpload(self, request, context):
         """Gives an upload up and removes what was uploaded. May be retried. FAILED_PRECONDITION when it has been confirmed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUploads(self, request, context):
+        """Lists the uploads of an organisation that can still be confirmed, newest first, in an order that stays stable while
+        uploads are begun. All given filters must match. May be retried.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -244,6 +257,11 @@ def add_FilesServiceServicer_to_server(servicer, server):
                     servicer.CancelUpload,
                     request_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.CancelUploadRequest.FromString,
                     response_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.CancelUploadResponse.SerializeToString,
+            ),
+            'ListUploads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUploads,
+                    request_deserializer=millrace_dot_files_dot_v1_dot_files__service__pb2.ListUploadsRequest.FromString,
+                    response_serializer=millrace_dot_files_dot_v1_dot_files__service__pb2.ListUploadsResponse.SerializeToString,
             ),
             'DownloadFile': grpc.unary_stream_rpc_method_handler(
                     servicer.DownloadFile,
@@ -400,6 +418,33 @@ class FilesService:
             '/millrace.files.v1.FilesService/CancelUpload',
             millrace_dot_files_dot_v1_dot_files__service__pb2.CancelUploadRequest.SerializeToString,
             millrace_dot_files_dot_v1_dot_files__service__pb2.CancelUploadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUploads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millrace.files.v1.FilesService/ListUploads',
+            millrace_dot_files_dot_v1_dot_files__service__pb2.ListUploadsRequest.SerializeToString,
+            millrace_dot_files_dot_v1_dot_files__service__pb2.ListUploadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,6 +59,10 @@ class FilesServiceStub:
     """
     CancelUpload: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.CancelUploadRequest, _files_service_pb2.CancelUploadResponse]
     """Gives an upload up and removes what was uploaded. May be retried. FAILED_PRECONDITION when it has been confirmed."""
+    ListUploads: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.ListUploadsRequest, _files_service_pb2.ListUploadsResponse]
+    """Lists the uploads of an organisation that can still be confirmed, newest first, in an order that stays stable while
+    uploads are begun. All given filters must match. May be retried.
+    """
     DownloadFile: _grpc.UnaryStreamMultiCallable[_files_service_pb2.DownloadFileRequest, _files_service_pb2.DownloadFileResponse]
     """Streams a file: first its description, then its content in chunks, all of it or a part. May be retried, and gone on
     with behind what has arrived.
@@ -126,6 +130,10 @@ class FilesServiceAsyncStub(FilesServiceStub):
     """
     CancelUpload: _aio.UnaryUnaryMultiCallable[_files_service_pb2.CancelUploadRequest, _files_service_pb2.CancelUploadResponse]  # type: ignore[assignment]
     """Gives an upload up and removes what was uploaded. May be retried. FAILED_PRECONDITION when it has been confirmed."""
+    ListUploads: _aio.UnaryUnaryMultiCallable[_files_service_pb2.ListUploadsRequest, _files_service_pb2.ListUploadsResponse]  # type: ignore[assignment]
+    """Lists the uploads of an organisation that can still be confirmed, newest first, in an order that stays stable while
+    uploads are begun. All given filters must match. May be retried.
+    """
     DownloadFile: _aio.UnaryStreamMultiCallable[_files_service_pb2.DownloadFileRequest, _files_service_pb2.DownloadFileResponse]  # type: ignore[assignment]
     """Streams a file: first its description, then its content in chunks, all of it or a part. May be retried, and gone on
     with behind what has arrived.
@@ -214,6 +222,16 @@ class FilesServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_files_service_pb2.CancelUploadResponse, _abc.Awaitable[_files_service_pb2.CancelUploadResponse]]:
         """Gives an upload up and removes what was uploaded. May be retried. FAILED_PRECONDITION when it has been confirmed."""
+
+    @_abc_1.abstractmethod
+    def ListUploads(
+        self,
+        request: _files_service_pb2.ListUploadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_files_service_pb2.ListUploadsResponse, _abc.Awaitable[_files_service_pb2.ListUploadsResponse]]:
+        """Lists the uploads of an organisation that can still be confirmed, newest first, in an order that stays stable while
+        uploads are begun. All given filters must match. May be retried.
+        """
 
     @_abc_1.abstractmethod
     def DownloadFile(

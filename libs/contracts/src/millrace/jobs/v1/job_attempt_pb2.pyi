@@ -40,7 +40,7 @@ class _AttemptOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Attemp
     ATTEMPT_OUTCOME_HANDED_BACK: _AttemptOutcome.ValueType  # 7
     """Its worker stopped and gave the job back; the attempt does not count."""
     ATTEMPT_OUTCOME_SNOOZED: _AttemptOutcome.ValueType  # 8
-    """Its handler asked to be called again later; the attempt does not count."""
+    """Its handler asked to be called again later, or the object store was away; the attempt does not count."""
     ATTEMPT_OUTCOME_CANCELLED: _AttemptOutcome.ValueType  # 9
     """It was stopped because the job was cancelled."""
 
@@ -61,7 +61,7 @@ ATTEMPT_OUTCOME_LEASE_LOST: AttemptOutcome.ValueType  # 6
 ATTEMPT_OUTCOME_HANDED_BACK: AttemptOutcome.ValueType  # 7
 """Its worker stopped and gave the job back; the attempt does not count."""
 ATTEMPT_OUTCOME_SNOOZED: AttemptOutcome.ValueType  # 8
-"""Its handler asked to be called again later; the attempt does not count."""
+"""Its handler asked to be called again later, or the object store was away; the attempt does not count."""
 ATTEMPT_OUTCOME_CANCELLED: AttemptOutcome.ValueType  # 9
 """It was stopped because the job was cancelled."""
 Global___AttemptOutcome: _TypeAlias = AttemptOutcome  # noqa: Y015

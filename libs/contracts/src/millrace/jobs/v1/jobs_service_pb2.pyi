@@ -68,7 +68,9 @@ class CreateJobRequest(_message.Message):
     priority: _builtins.int
     """Higher is served first, -100 to 100."""
     max_attempts: _builtins.int
-    """Attempts before the job fails for good, 1 to 100; 0: the type's own number."""
+    """Attempts before the job fails for good, 1 to 100; 0: the type's own number. Of a number that is named here each
+    attempt counts, also one that met an object store that was away.
+    """
     created_by: _builtins.str
     """Who asks for the job, at most 256 characters; empty: the caller. Only a service may name another."""
     schedule_id: _builtins.str
