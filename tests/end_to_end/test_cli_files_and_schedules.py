@@ -10,7 +10,7 @@ import pytest
 from millrace_database.database import Database
 from support.command_line import CommandLine
 from support.files_api import rows
-from support.jobs_api import eventually
+from support.polling import eventually
 from support.whole_system import running_whole_system
 
 CONTENT = bytes(range(256)) * 5000

@@ -5,7 +5,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from millrace_client import InternalError, Millrace
 from support.command_line import CommandLine
 from support.polling import eventually
 from support.scripted_files import CONTENT, Files, described
+from support.scripted_server import scripted_server
 
 _BROKEN_OFF_AT = 1_500_000
 
@@ -45,16 +46,8 @@ class Stopping(Files):
             await context.abort(grpc.StatusCode.INTERNAL, "as told")
 
 
-@asynccontextmanager
-async def serving(files: Stopping) -> AsyncIterator[str]:
-    server = grpc.aio.server()
-    add_FilesServiceServicer_to_server(files, server)
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    try:
-        yield address
-    finally:
-        await server.stop(grace=0)
+def serving(files: Stopping) -> AbstractAsyncContextManager[str]:
+    return scripted_server(add_FilesServiceServicer_to_server, files)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from millrace_database.database import Database
 from support.jobs_api import ANY_TYPE, TYPE
 from support.jobs_api import serving as serving_jobs
 from support.polling import eventually
+from support.scripted_server import scripted_server
 
 
 class Jobs(JobsServiceServicer):
@@ -93,18 +93,6 @@ def _job(request: messages.CreateJobRequest) -> job_pb2.Job:
     return job_pb2.Job(job_id=f"job_{_number(request)}", org_id=request.org_id, priority=request.priority)
 
 
-@asynccontextmanager
-async def _serving(jobs: Jobs) -> AsyncIterator[str]:
-    server = grpc.aio.server()
-    add_JobsServiceServicer_to_server(jobs, server)
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    try:
-        yield address
-    finally:
-        await server.stop(grace=0)
-
-
 @pytest.fixture
 async def jobs() -> Jobs:
     return Jobs()  # type: ignore[abstract]  # it has those methods that are called
@@ -112,7 +100,10 @@ async def jobs() -> Jobs:
 
 @pytest.fixture
 async def client(jobs: Jobs) -> AsyncIterator[Millrace]:
-    async with _serving(jobs) as address, Millrace(address, org_id="acme") as client:
+    async with (
+        scripted_server(add_JobsServiceServicer_to_server, jobs) as address,
+        Millrace(address, org_id="acme") as client,
+    ):
         yield client
 
 
@@ -291,7 +282,10 @@ async def test_a_job_that_the_answer_had_no_room_for_is_read(client: Millrace, j
 
 
 async def test_closing_the_client_ends_the_calls(jobs: Jobs) -> None:
-    async with _serving(jobs) as address, Millrace(address, org_id="acme") as client:
+    async with (
+        scripted_server(add_JobsServiceServicer_to_server, jobs) as address,
+        Millrace(address, org_id="acme") as client,
+    ):
         callers = [*await _closed_gate(client, jobs), _create(client, 1)]
         await asyncio.sleep(0)
         await client.close()
@@ -301,7 +295,7 @@ async def test_closing_the_client_ends_the_calls(jobs: Jobs) -> None:
 
 
 async def test_a_trial_travels_alone(jobs: Jobs) -> None:
-    async with _serving(jobs) as address:
+    async with scripted_server(add_JobsServiceServicer_to_server, jobs) as address:
         connection = Connection(Addresses(address, address, address), timeout=10, credentials=None)
         creations = JobCreations(connection, "acme")
         requests = [

@@ -28,7 +28,8 @@ from support.files_api import (
     stored,
     upload,
 )
-from support.jobs_api import detail, eventually, refusal, serving, status_of
+from support.jobs_api import detail, refusal, serving, status_of
+from support.polling import eventually
 from support.s3_server import S3Server
 
 # New files go to a server that nobody asks here.

@@ -12,7 +12,8 @@ from google.rpc import error_details_pb2
 
 from millrace_database.database import Database
 from support.files_api import CONTENT, chunk, content_of, header, rows, upload
-from support.jobs_api import JobsApi, detail, eventually, serving, status_of
+from support.jobs_api import JobsApi, detail, serving, status_of
+from support.polling import eventually
 from support.s3_server import S3Bucket
 
 _PLACES = 2

@@ -12,9 +12,9 @@ from millrace_database.storage_cleanup_repository import remove_expired_files
 from millrace_storage import FileRecord, FileStore, LimitExceeded, current_usage
 from millrace_storage.storage_cleanup import clean_up_storage
 from support.direct_uploads import initiate, send
-from support.jobs_api import eventually
 from support.local_files import local_files
 from support.object_stores import chunks_of
+from support.polling import eventually
 from support.stored_files import AGO, AT_ONCE, StoredFiles
 from support.worker_runs import fetch
 

@@ -27,16 +27,8 @@ from support.files_api import (
     stored,
     upload,
 )
-from support.jobs_api import (
-    JobsApi,
-    detail,
-    eventually,
-    refusal,
-    refused_fields,
-    serving,
-    status_of,
-    violations,
-)
+from support.jobs_api import JobsApi, detail, refusal, refused_fields, serving, status_of, violations
+from support.polling import eventually
 
 
 @pytest.fixture

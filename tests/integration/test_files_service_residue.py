@@ -36,16 +36,8 @@ from support.files_api import (
     stored,
     upload,
 )
-from support.jobs_api import (
-    JobsApi,
-    detail,
-    eventually,
-    refusal,
-    refused_fields,
-    serving,
-    status_of,
-    violations,
-)
+from support.jobs_api import JobsApi, detail, refusal, refused_fields, serving, status_of, violations
+from support.polling import eventually
 
 _BAD_NAMES = (
     "",

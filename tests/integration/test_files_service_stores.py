@@ -32,8 +32,9 @@ from support.files_api import (
     rows,
     upload,
 )
-from support.jobs_api import JobsApi, detail, eventually, refusal, refused_fields, serving, status_of
+from support.jobs_api import JobsApi, detail, refusal, refused_fields, serving, status_of
 from support.object_stores import KINDS
+from support.polling import eventually
 from support.s3_server import S3Bucket, S3Server, new_bucket
 
 _CONTENT = bytes(range(251)) * (20 * MEBIBYTE // 251)

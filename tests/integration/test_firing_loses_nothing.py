@@ -17,7 +17,8 @@ from millrace_scheduler.firing import Firing
 from millrace_scheduler.jobs_client import JobsClient
 from millrace_scheduler.stored_schedules import timing_of
 from support.due_schedules import Condition, at_rest, execute, firing_alone, runs_of, store_due, stored
-from support.jobs_api import claim, eventually, serving, start_worker
+from support.jobs_api import claim, serving, start_worker
+from support.polling import eventually
 from support.scheduler_api import jobs_of, scheduling_with_jobs
 
 _COPY = """

@@ -32,6 +32,7 @@ from support.jobs_api import (
     status_of,
 )
 from support.processes import set_dead_proxy
+from support.scripted_server import scripted_server
 
 CANCELLED = job_pb2.JOB_STATUS_CANCELLED
 CANCELLING = job_pb2.JOB_STATUS_CANCELLING
@@ -141,12 +142,10 @@ class _Worker(worker_service_pb2_grpc.WorkerServiceServicer):
 
 @asynccontextmanager
 async def _serving_worker() -> AsyncIterator[tuple[str, _Worker]]:
-    server, worker = grpc.aio.server(), _Worker()
-    worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(worker, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield f"127.0.0.1:{port}", worker
-    await server.stop(0)
+    worker = _Worker()
+    add = worker_service_pb2_grpc.add_WorkerServiceServicer_to_server
+    async with scripted_server(add, worker) as address:
+        yield address, worker
 
 
 async def test_the_worker_that_runs_the_job_is_told_at_once(api: JobsApi, database: Database) -> None:

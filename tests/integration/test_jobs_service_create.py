@@ -19,7 +19,6 @@ from support.jobs_api import (
     TYPE,
     JobsApi,
     detail,
-    eventually,
     publish,
     refusal,
     refused_fields,
@@ -27,6 +26,7 @@ from support.jobs_api import (
     status_of,
     violations,
 )
+from support.polling import eventually
 
 _END_THOSE_WHO_WAIT = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

@@ -30,7 +30,8 @@ from millrace_database.migrate import migrate
 from millrace_jobs import job_watcher
 from millrace_jobs.job_watcher import JobWatcher
 from millrace_runtime.errors import Unavailable
-from support.jobs_api import JobsApi, claim, detail, eventually, refusal, serving, start_worker, status_of
+from support.jobs_api import JobsApi, claim, detail, refusal, serving, start_worker, status_of
+from support.polling import eventually
 from support.postgres_outage import stopped
 
 PENDING = job_pb2.JOB_STATUS_PENDING

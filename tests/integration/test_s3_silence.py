@@ -16,8 +16,8 @@ from millrace_storage.s3_client import S3Configuration
 from millrace_storage.s3_object_store import S3ObjectStore
 from millrace_storage.s3_silence import SilenceTimes
 from support.direct_uploads import CONTENT, initiate, send
-from support.jobs_api import eventually
 from support.object_stores import chunks_of, keys, put, read
+from support.polling import eventually
 from support.s3_disturbances import LONG, Silence, is_operation
 from support.s3_server import S3Bucket
 from support.stored_files import StoresOf

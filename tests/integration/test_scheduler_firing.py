@@ -20,7 +20,8 @@ from millrace_runtime.struct_json import dict_to_struct
 from millrace_scheduler.service import definition as scheduler_definition
 from support.database_proxy import proxied
 from support.due_schedules import firing_alone
-from support.jobs_api import ANY_TYPE, TYPE, eventually, publish, serving
+from support.jobs_api import ANY_TYPE, TYPE, publish, serving
+from support.polling import eventually
 from support.processes import free_port, set_dead_proxy
 from support.scheduler_api import (
     RecordingJobs,

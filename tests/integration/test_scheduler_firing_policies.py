@@ -17,7 +17,8 @@ from millrace_database.ids import format_id
 from millrace_database.job_lifecycle import ClaimedJob, JobFailure, complete_jobs, fail_jobs
 from millrace_scheduler.failed_runs import FailedRunsWatch
 from support.due_schedules import at_rest, execute, firing_alone, runs_of, store_due, stored
-from support.jobs_api import ANY_TYPE, JobsApi, claim, eventually, publish, serving, start_worker
+from support.jobs_api import ANY_TYPE, JobsApi, claim, publish, serving, start_worker
+from support.polling import eventually
 from support.scheduler_api import cron, every, jobs_of, once, recording_jobs
 
 TEN_MINUTES = timedelta(minutes=10)

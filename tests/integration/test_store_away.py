@@ -14,8 +14,9 @@ from millrace_client import Millrace, UnavailableError
 from millrace_database.database import Database
 from millrace_storage.storage_cleanup import clean_up_storage
 from support.files_api import CONTENT, chunk, confirm, content_of, header, initiate, put, refused_stream, rows
-from support.jobs_api import JobsApi, eventually, refusal, serving, status_of, violations
+from support.jobs_api import JobsApi, refusal, serving, status_of, violations
 from support.object_stores import keys
+from support.polling import eventually
 from support.s3_disturbances import Silence
 from support.s3_presigned import refusal as refused
 from support.s3_server import S3Bucket

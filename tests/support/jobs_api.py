@@ -1,7 +1,6 @@
 """The Jobs service in this process, spoken to over a real port, and what its answers hold."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -144,15 +143,6 @@ async def refused_fields(call: Awaitable[Any]) -> dict[str, str]:
     error = await refusal(call)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     return violations(status_of(error))
-
-
-async def eventually(condition: Callable[[], Awaitable[Any]], *, within: float = 10) -> Any:
-    """Return what `condition` gives once that is true. Raises TimeoutError when it never is."""
-    async with asyncio.timeout(within):
-        while True:
-            if result := await condition():
-                return result
-            await asyncio.sleep(0.02)
 
 
 def ids(jobs: Sequence[job_pb2.Job]) -> list[str]:

@@ -12,6 +12,7 @@ from millrace.files.v1 import file_pb2
 from millrace.files.v1 import files_service_pb2 as messages
 from millrace.files.v1.files_service_pb2_grpc import FilesServiceServicer, add_FilesServiceServicer_to_server
 from millrace_client import Millrace
+from support.scripted_server import scripted_server
 
 CONTENT = bytes(range(256)) * 8000
 
@@ -65,12 +66,8 @@ class Files(FilesServiceServicer):
 
 @asynccontextmanager
 async def client_of(files: FilesServiceServicer) -> AsyncIterator[Millrace]:
-    server = grpc.aio.server()
-    add_FilesServiceServicer_to_server(files, server)
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    try:
-        async with Millrace(address, org_id="acme") as client:
-            yield client
-    finally:
-        await server.stop(grace=0)
+    async with (
+        scripted_server(add_FilesServiceServicer_to_server, files) as address,
+        Millrace(address, org_id="acme") as client,
+    ):
+        yield client

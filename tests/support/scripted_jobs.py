@@ -3,7 +3,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 from millrace.jobs.v1 import jobs_service_pb2 as messages
 from millrace.jobs.v1.jobs_service_pb2_grpc import JobsServiceServicer, add_JobsServiceServicer_to_server
 from millrace_client import Millrace
+from support.scripted_server import scripted_server
 
 
 class ScriptedJobs(JobsServiceServicer):
@@ -58,16 +59,8 @@ class ScriptedJobs(JobsServiceServicer):
         return step
 
 
-@asynccontextmanager
-async def serving(jobs: ScriptedJobs, port: int = 0) -> AsyncIterator[str]:
-    server = grpc.aio.server()
-    add_JobsServiceServicer_to_server(jobs, server)
-    address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
-    await server.start()
-    try:
-        yield address
-    finally:
-        await server.stop(grace=0)
+def serving(jobs: ScriptedJobs, port: int = 0) -> AbstractAsyncContextManager[str]:
+    return scripted_server(add_JobsServiceServicer_to_server, jobs, port)
 
 
 @asynccontextmanager

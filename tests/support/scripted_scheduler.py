@@ -2,7 +2,7 @@
 # ruff: noqa: N802 - the methods of generated servicers
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -12,6 +12,7 @@ from millrace.scheduler.v1.scheduler_service_pb2_grpc import (
     add_SchedulerServiceServicer_to_server,
 )
 from millrace_client import Millrace
+from support.scripted_server import scripted_server
 
 
 class ScriptedScheduler(SchedulerServiceServicer):
@@ -33,16 +34,8 @@ class ScriptedScheduler(SchedulerServiceServicer):
     PreviewSchedule = BackfillSchedule = ListSystemSchedules = RunSystemSchedule = CreateSchedule
 
 
-@asynccontextmanager
-async def serving(scheduler: ScriptedScheduler) -> AsyncIterator[str]:
-    server = grpc.aio.server()
-    add_SchedulerServiceServicer_to_server(scheduler, server)
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    try:
-        yield address
-    finally:
-        await server.stop(grace=0)
+def serving(scheduler: ScriptedScheduler) -> AbstractAsyncContextManager[str]:
+    return scripted_server(add_SchedulerServiceServicer_to_server, scheduler)
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 # ruff: noqa: N802 - the methods of generated servicers
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -12,6 +12,7 @@ from millrace.jobs.v1.subscriptions_service_pb2_grpc import (
     add_SubscriptionsServiceServicer_to_server,
 )
 from millrace_client import Millrace
+from support.scripted_server import scripted_server
 
 
 class ScriptedSubscriptions(SubscriptionsServiceServicer):
@@ -32,16 +33,8 @@ class ScriptedSubscriptions(SubscriptionsServiceServicer):
     PauseSubscription = ResumeSubscription = RotateSubscriptionSecret = TestSubscription = CreateSubscription
 
 
-@asynccontextmanager
-async def serving(subscriptions: ScriptedSubscriptions) -> AsyncIterator[str]:
-    server = grpc.aio.server()
-    add_SubscriptionsServiceServicer_to_server(subscriptions, server)
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    try:
-        yield address
-    finally:
-        await server.stop(grace=0)
+def serving(subscriptions: ScriptedSubscriptions) -> AbstractAsyncContextManager[str]:
+    return scripted_server(add_SubscriptionsServiceServicer_to_server, subscriptions)
 
 
 @asynccontextmanager
