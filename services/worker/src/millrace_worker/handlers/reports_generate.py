@@ -1,4 +1,3 @@
-import tempfile
 from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +15,7 @@ from millrace_worker.handlers.report_rendering import CONTENT_TYPES, render
 from millrace_worker.handlers.report_table import InvalidReportError
 from millrace_worker.handlers.stored_files import save_file, shown_id
 from millrace_worker.handlers.thread_calls import call_in_thread, watch_thread
+from millrace_worker.handlers.working_folder import working_folder
 
 
 class ReportOutput(BaseModel):
@@ -42,8 +42,8 @@ async def generate_report(context: JobContext[ReportInput]) -> ReportOutput:
         table = await read_table(context)
         await context.update_progress(50, "Computing")
         table = await call_in_thread(run_query, table, context.input)
-        with tempfile.TemporaryDirectory(prefix="millrace-report-") as folder:
-            path = Path(folder) / f"report.{context.input.format}"
+        async with working_folder() as folder:
+            path = folder / f"report.{context.input.format}"
             await _Rendering(context, table, path).run()
             return await _store(context, table, path)
     except InvalidReportError as error:
