@@ -8,8 +8,8 @@ MEMBER_NAMES := $(foreach member,$(MEMBERS),millrace-$(notdir $(member)))
 PACKAGES := $(filter-out libs/contracts/src,$(wildcard libs/*/src services/*/src))
 GOOGLE_PROTOS := google/api/annotations.proto google/api/http.proto google/rpc/status.proto google/type/dayofweek.proto
 CONTRACTS := libs/contracts/src
-# Many tests wait more than they work: three processes keep two cores busy.
-PYTEST_ARGS ?= -n 3 --dist worksteal
+# Many tests wait more than they work: four processes keep two cores busy.
+PYTEST_ARGS ?= -n 4 --dist worksteal
 
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 

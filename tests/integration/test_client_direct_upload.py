@@ -1,4 +1,5 @@
 """Content that the SDK sends straight to an object store: a real web server that takes, refuses, breaks off or dawdles."""
+# ruff: noqa: N802, ARG002 - the methods of generated servicers
 
 import asyncio
 import contextlib
@@ -6,18 +7,26 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 from millrace.files.v1 import file_pb2
+from millrace.files.v1 import files_service_pb2 as messages
+from millrace.files.v1.files_service_pb2_grpc import add_FilesServiceServicer_to_server
 from millrace_client import Millrace, TransferError, Upload, direct_upload
 from millrace_client.direct_upload import put_directly
 from millrace_client.file_upload import read_upload
+from millrace_client.values import to_timestamp
 from millrace_database.database import Database
+from support.command_line import CommandLine
 from support.files_api import rows
 from support.jobs_api import serving
+from support.scripted_files import Files, client_of, described
+from support.scripted_server import scripted_server
 
 CONTENT = bytes(range(256)) * 8000
 
@@ -233,3 +242,49 @@ async def test_an_upload_that_is_cancelled_stays_open_no_longer(database: Databa
                 await task
             assert await rows(database, "file_uploads") == 0
         ended.set()
+
+
+class OlderService(Files):
+    """Answers what a service of a release before `ListUploads` does, which says little of an upload."""
+
+    def __init__(self, request: Upload, content: bytes) -> None:
+        super().__init__(file=described(content))
+        self.upload = file_pb2.Upload(
+            upload_id="upload_1",
+            org_id="acme",
+            url=request.url,
+            method=request.method,
+            headers=request.headers,
+            expires_at=to_timestamp(datetime.now(UTC) + timedelta(hours=1)),
+        )
+
+    async def InitiateUpload(self, request: Any, context: Any) -> messages.InitiateUploadResponse:
+        return messages.InitiateUploadResponse(upload=self.upload)
+
+    async def ConfirmUpload(self, request: Any, context: Any) -> messages.ConfirmUploadResponse:
+        return messages.ConfirmUploadResponse(file=self.file)
+
+
+async def test_an_older_service_gets_all_of_the_content() -> None:
+    received: list[bytes] = []
+
+    async def take(request: web.Request) -> web.Response:
+        received.append(await request.read())
+        return web.Response()
+
+    async with store(take) as request, client_of(OlderService(request, CONTENT)) as client:
+        await client.files.upload_directly(CONTENT, "numbers.csv")
+    assert received == [CONTENT]
+
+
+async def test_a_command_gives_the_request_of_an_older_service() -> None:
+    async def take(request: web.Request) -> web.Response:
+        return web.Response()
+
+    async with (
+        store(take) as request,
+        scripted_server(add_FilesServiceServicer_to_server, OlderService(request, CONTENT)) as address,
+    ):
+        command = CommandLine({"MILLRACE_JOBS_ADDRESS": address, "MILLRACE_ORG_ID": "acme"})
+        begun = await command.succeed("files", "uploads", "begin", "numbers.csv", "--size", "3")
+    assert "--upload-file ./numbers.csv " in begun.stdout.splitlines()[-1]

@@ -2,11 +2,15 @@
 # ruff: noqa: N802, ASYNC240 - the methods of generated servicers; a look into a folder blocks nobody here
 
 import asyncio
+import errno
 import os
+import resource
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -14,7 +18,7 @@ import pytest
 
 from millrace.files.v1 import files_service_pb2 as messages
 from millrace.files.v1.files_service_pb2_grpc import add_FilesServiceServicer_to_server
-from millrace_client import InternalError, Millrace
+from millrace_client import InternalError, Millrace, partial_file
 from support.command_line import CommandLine
 from support.polling import eventually
 from support.scripted_files import CONTENT, Files, described
@@ -192,6 +196,117 @@ async def test_a_link_in_the_place_of_what_was_kept_is_not_followed(
         await client.files.download("file_1", folder / "copy", resume=True)
         assert precious.read_bytes() == b"mine"
         assert (folder / "copy").read_bytes() == CONTENT
+
+
+def _know_no_locks(patch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    patch.setattr("fcntl.flock", flock)
+
+
+def _give_files_to_another_user(patch: pytest.MonkeyPatch) -> None:
+    """As a share does whose mount names an owner."""
+    patch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+
+
+@pytest.mark.parametrize("differ", [_know_no_locks, _give_files_to_another_user])
+async def test_where_nothing_can_be_kept_nothing_is_left(
+    client: Millrace,
+    files: Stopping,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    differ: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    differ(monkeypatch)
+    with pytest.raises(InternalError):
+        await client.files.download("file_1", tmp_path / "copy", resume=True)
+    assert list(tmp_path.iterdir()) == []
+    files.stops_at = None
+    await client.files.download("file_1", tmp_path / "copy", resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+@pytest.mark.parametrize("stops_at", [None, _BROKEN_OFF_AT])
+async def test_an_open_file_is_neither_moved_nor_removed_on_windows(
+    client: Millrace,
+    files: Stopping,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stops_at: int | None,
+) -> None:
+    """There both are refused."""
+
+    def refusing(step: Callable[..., Any]) -> Callable[..., Any]:
+        def refused(path: Path, *arguments: Any, **options: Any) -> Any:
+            if str(path.absolute()) in (str(file.readlink()) for file in open_files if file.is_symlink()):
+                raise PermissionError(errno.EACCES, "used by another process", str(path))
+            return step(path, *arguments, **options)
+
+        return refused
+
+    open_files = [Path(f"/proc/self/fd/{number}") for number in range(256)]
+    monkeypatch.setattr(partial_file, "sys", SimpleNamespace(platform="win32"))
+    for name in ("replace", "unlink"):
+        monkeypatch.setattr(Path, name, refusing(getattr(Path, name)))
+    files.stops_at = stops_at
+    if stops_at is None:
+        await client.files.download("file_1", tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == CONTENT
+    else:
+        with pytest.raises(InternalError):
+            await client.files.download("file_1", tmp_path / "copy")
+    assert [path.name for path in tmp_path.iterdir()] == (["copy"] if stops_at is None else [])
+
+
+async def test_who_stops_a_download_at_its_end_is_not_told_of_something_kept_that_is_in_its_place(
+    client: Millrace, files: Stopping, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    flushing, flushed = asyncio.Event(), threading.Event()
+
+    def fsync(_: int) -> None:
+        loop.call_soon_threadsafe(flushing.set)
+        flushed.wait()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    files.stops_at = None
+    download = asyncio.create_task(client.files.download("file_1", tmp_path / "copy", resume=True))
+    await flushing.wait()
+    download.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    flushed.set()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await download
+    assert not hasattr(caught.value, "__notes__")
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+
+
+async def test_what_a_full_disk_took_is_kept(client: Millrace, files: Stopping, tmp_path: Path) -> None:
+    files.stops_at = None
+    with _most_bytes_of_a_file(1_300_001), pytest.raises(OSError, match="File too large") as caught:
+        await client.files.download("file_1", tmp_path / "copy", resume=True)
+    [part] = tmp_path.iterdir()
+    kept = part.stat().st_size
+    assert caught.value.__notes__ == [
+        f"{kept:,} of 2,048,000 bytes are kept; the same download goes on from there"
+    ]
+    await client.files.download("file_1", tmp_path / "copy", resume=True)
+    assert files.offsets == [0, 0, kept]
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+@contextmanager
+def _most_bytes_of_a_file(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 async def _downloading(files: Stopping, address: str, target: Path) -> asyncio.subprocess.Process:

@@ -229,6 +229,7 @@ _STATEMENTS: dict[str, tuple[str, list[Any]]] = {
         ],
     ),
     "delete jobs": (job_statements.DELETE_JOBS, [_ids(_READY)]),
+    "begun jobs": (job_statements.FIND_BEGUN, [_ids(_READY)]),
     "replace jobs": (
         job_statements.REPLACE_JOBS,
         [_ids(_READY), *[_each("{}")] * 2, _each(4), _each(0), *[_each(None)] * 3],

@@ -54,6 +54,24 @@ async def test_an_object_that_is_replaced_while_the_download_was_cut_is_missing(
                 pass
 
 
+@pytest.mark.parametrize("status", [416, 206])
+async def test_an_object_that_ends_too_early_is_missing_and_no_shorter_one(
+    s3_bucket: S3Bucket, status: int
+) -> None:
+    """As of a server that looks at the range before it looks whether the object is still the same, or gives nothing."""
+    await put(s3_bucket.store(), KEY, LONG)
+    async with s3_bucket.store_with(s3_bucket.through_proxy) as store:
+        chunks = await store.get(KEY)
+        await anext(chunks)
+        ends = answering(
+            lambda: web.Response(status=status, headers={"ETag": '"etag"'}), to=lambda r: r.method == "GET"
+        )
+        s3_bucket.proxy.always.append(ends)
+        with pytest.raises(ObjectMissingError):
+            async for _ in chunks:
+                pass
+
+
 async def test_no_connection_is_held_while_nobody_takes_chunks(s3_bucket: S3Bucket) -> None:
     await put(s3_bucket.store(), KEY, LONG)
     configuration = replace(s3_bucket.server.configuration, pool_size=1)

@@ -276,3 +276,18 @@ async def test_a_cancelled_confirmation_does_not_wait_for_a_silent_server(
         silence.end()
         file = await files.confirm_upload("acme", upload.upload_id)
     assert file.size_bytes == len(CONTENT)
+
+
+async def test_a_request_that_outlives_its_store_opens_no_more_connections(
+    s3_bucket: S3Bucket, silence: Silence
+) -> None:
+    async def is_asked() -> bool:
+        return bool(s3_bucket.proxy.requests)
+
+    async with watched(s3_bucket, replace(FAST, patience_seconds=NEVER)) as store:
+        asking = asyncio.create_task(store.head(KEY))
+        await eventually(is_asked)
+    with pytest.raises(StoreUnavailableError):
+        await asyncio.wait_for(asking, 20)
+    silence.end()
+    assert len(s3_bucket.proxy.requests) == 1

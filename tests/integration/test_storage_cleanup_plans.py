@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from millrace_database import retention_statements
+from millrace_database import storage_cleanup_repository as repository
 from millrace_database import storage_cleanup_statements as statements
 from millrace_database.database import Database
 from millrace_database.ids import new_id
@@ -20,6 +21,9 @@ _UPLOADS = 20_000
 _BATCH = 1_000
 _NEW_AND_NOT_DUE = 90
 _HOUR = timedelta(hours=1)
+_READ_OF_REMOVALS = (
+    "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'file_removals'"
+)
 
 # One in 50 has expired, every other one is kept as long as its job; the job of some is gone. Of the objects that are to be
 # removed most wait for another try, one in 10 is due, and half of these nobody has tried yet.
@@ -182,8 +186,7 @@ async def test_removals_are_taken_by_a_batch(
 ) -> None:
     now = datetime.now(UTC)
     taking = (now, ["s3"], [""], [""], _BATCH, _HOUR, 24 * _HOUR)
-    if statement == statements.TAKE_NEW_REMOVALS:
-        await conn.execute(statements.SORT_NOTHING)
+    await conn.execute(statements.SORT_NOTHING)
     reads = await reads_of(conn, statement, *taking, first)
     # Every other one is of a store that is away; and once to change them.
     assert reads.rows["file_removals"] <= 3 * _BATCH + _NEW_AND_NOT_DUE
@@ -195,18 +198,26 @@ async def test_removals_are_taken_by_a_batch(
     assert reads.rows["file_removals"] == _BATCH
 
 
-async def test_many_removals_that_came_at_once_are_taken_by_a_batch(conn: asyncpg.Connection) -> None:
-    """The statistics know nothing of them."""
-    await conn.execute("TRUNCATE file_removals")
-    await conn.execute(
-        "INSERT INTO file_removals (object_key, provider) "
-        "SELECT 'org-many/00/' || n, 'local' FROM generate_series(1, 50000) AS n"
-    )
-    await conn.execute(statements.SORT_NOTHING)
-    reads = await reads_of(
-        conn, statements.TAKE_NEW_REMOVALS, datetime.now(UTC), [], [], [], _BATCH, _HOUR, 24 * _HOUR, ""
-    )
-    assert reads.rows["file_removals"] == 2 * _BATCH
+@pytest.mark.parametrize("attempts", [0, 1])
+async def test_many_removals_that_came_at_once_are_taken_by_a_batch(
+    database: Database, attempts: int
+) -> None:
+    """The statistics know nothing of them, as they know nothing of what a store that was away has left for later."""
+    taking = repository.Taking(datetime.now(UTC), _BATCH, _HOUR, 24 * _HOUR)
+    async with database.transaction() as conn:
+        await conn.execute("ANALYZE file_removals")
+        await conn.execute(
+            "INSERT INTO file_removals (object_key, provider, attempts, due_at) "
+            "SELECT 'org-many/00/' || n, 'local', $1, now() - n * interval '1 s' FROM generate_series(1, 50000) AS n",
+            attempts,
+        )
+        before = await conn.fetchval(_READ_OF_REMOVALS)
+        if attempts:
+            taken = await repository.take_removals(conn, taking, [], None)
+        else:
+            taken = await repository.take_new_removals(conn, taking, [], "")
+        assert len(taken) == _BATCH
+        assert await conn.fetchval(_READ_OF_REMOVALS) - before <= 3 * _BATCH
 
 
 @pytest.mark.parametrize(

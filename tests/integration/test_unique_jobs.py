@@ -9,6 +9,7 @@ from millrace_database.database import Database
 from millrace_database.job_lifecycle import (
     CreatedJob,
     JobFailure,
+    JobSnooze,
     NewJob,
     RetriedJob,
     Retry,
@@ -18,6 +19,7 @@ from millrace_database.job_lifecycle import (
     fail_jobs,
     hand_back_jobs,
     retry_job,
+    snooze_jobs,
 )
 from millrace_database.job_options import ConcurrencyRule, JobOptions, UniqueConflict, UniqueStates
 from support.queue_samples import disagreements, job_record, new_worker, sample_job
@@ -240,6 +242,39 @@ async def test_a_job_that_has_been_started_is_not_replaced(database: Database) -
     async with database.transaction() as conn:
         await fail_jobs(conn, [JobFailure(claimed.lease, timedelta(0), "BROKEN", "", retryable=True)])
     assert await create_one(database, unique_job(on_conflict="replace")) == taken(holder.job_id)
+
+
+@pytest.mark.parametrize("given_back", ["handed back", "snoozed", "failed without counting"])
+async def test_a_job_that_has_been_started_is_not_replaced_even_if_that_does_not_count(
+    database: Database, given_back: str
+) -> None:
+    worker_id = await _worker(database)
+    holder = await create_one(database, unique_job())
+    (claimed,) = await claim_all(database, worker_id)
+    async with database.transaction() as conn:
+        match given_back:
+            case "handed back":
+                await hand_back_jobs(conn, [claimed.lease])
+            case "snoozed":
+                await snooze_jobs(conn, [JobSnooze(claimed.lease, timedelta(hours=1))])
+            case _:
+                failure = JobFailure(claimed.lease, timedelta(hours=1), "AWAY", "", True, counts=False)
+                await fail_jobs(conn, [failure])
+
+    newer = unique_job(on_conflict="replace", input_json='{"rows": 2}')
+    assert await create_one(database, newer) == taken(holder.job_id)
+    record = await job_record(database, holder.job_id)
+    assert (record.input_json, record.attempt) == ('{"rows": 3}', 0)
+
+
+async def test_a_job_that_was_claimed_and_not_started_is_replaced(database: Database) -> None:
+    worker_id = await _worker(database)
+    holder = await create_one(database, unique_job())
+    (claimed,) = await claim_all(database, worker_id)
+    async with database.transaction() as conn:
+        await hand_back_jobs(conn, [claimed.lease], unstarted={claimed.claim.id})
+
+    assert await create_one(database, unique_job(on_conflict="replace")) == replaced(holder.job_id)
 
 
 async def test_in_a_batch_the_first_of_a_key_wins(database: Database) -> None:

@@ -10,11 +10,13 @@ import pytest
 from millrace_database.database import Database
 from millrace_database.job_lifecycle import (
     CreatedJob,
+    JobFailure,
     Retry,
     cancel_job,
     claim_jobs,
     complete_jobs,
     create_jobs,
+    fail_jobs,
     retry_job,
 )
 from millrace_database.job_options import UniqueConflict
@@ -63,6 +65,24 @@ async def test_a_creation_takes_place_when_the_one_before_it_rolls_back(
             await transaction.rollback()
             assert await creating == [CreatedJob(second.job_id)]
         assert await counts(conn) == (1, 1)
+
+
+async def test_a_job_that_ran_while_a_creation_waited_for_it_is_not_replaced(database: Database) -> None:
+    first, second = unique_job(), unique_job(on_conflict="replace", input_json='{"rows": 9}')
+    await create_one(database, first)
+    async with database.connection() as conn:
+        worker_id = await new_worker(conn)
+        transaction = conn.transaction()
+        await transaction.start()
+        (claimed,) = await claim_jobs(conn, worker_id, {"reports:generate": 1}, 1)
+        failure = JobFailure(claimed.lease, _WINDOW, "AWAY", "", retryable=True, counts=False)
+        await fail_jobs(conn, [failure])
+        async with blocked_by_others(database, lambda other: create_jobs(other, [second])) as creating:
+            await transaction.commit()
+            assert await creating == [taken(first.job_id)]
+        assert await disagreements(conn) == []
+    record = await job_record(database, first.job_id)
+    assert (record.input_json, record.error_code) == ('{"rows": 3}', "AWAY")
 
 
 async def test_a_creation_waits_for_the_one_before_it_and_replaces_its_job(database: Database) -> None:

@@ -23,7 +23,7 @@ from support.unique_jobs import existing, replaced, taken, unique_job
 _T = TypeVar("_T")
 
 _EMPTY = """
-TRUNCATE jobs, queue, queue_workers, queue_lines, queue_types, queue_blocked_keys, queue_rates, queue_throttles
+TRUNCATE jobs, queue, queue_workers, queue_lines, queue_types, queue_blocked_keys, queue_rates, queue_throttles, job_attempts
 """
 _SOME = st.integers(0, 30)
 _ORDERS = st.tuples(
@@ -44,6 +44,7 @@ class _Job:
     slot: str | None = None
     error: str | None = None
     lease: Lease | None = None
+    begun: bool = False
 
 
 class _Commands(RuleBasedStateMachine):
@@ -72,6 +73,12 @@ class _Commands(RuleBasedStateMachine):
             expected.append(self.expected(job.job_id, _Job(key, states, job.input_json), on_conflict))
         assert self.run(lambda conn: job_lifecycle.create_jobs(conn, jobs)) == expected
 
+    @rule(which=_SOME)
+    def replace_one_that_waits(self, which: int) -> None:
+        _, job = self.some("pending", which)
+        if job is not None:
+            self.create([(job.key, job.states, "replace")])
+
     def expected(self, job_id: UUID, job: _Job, on_conflict: UniqueConflict) -> CreatedJob:
         """What comes of a creation after those before it."""
         job.slot = "unfinished" if job.states == "unfinished" else "waiting"
@@ -82,7 +89,7 @@ class _Commands(RuleBasedStateMachine):
         holder = self.jobs[holder_id]
         if on_conflict == "return_existing":
             return existing(holder_id)
-        if on_conflict == "replace" and holder.status == "pending" and holder.attempt == 0:
+        if on_conflict == "replace" and holder.status == "pending" and not holder.begun:
             holder.input_json, holder.states, holder.max_attempts = (
                 job.input_json,
                 job.states,
@@ -118,7 +125,10 @@ class _Commands(RuleBasedStateMachine):
     def of_key(self, key: str) -> list[_Job]:
         return [job for job in self.jobs.values() if job.key == key]
 
-    @rule(which=_SOME, how=st.sampled_from(["complete", "fail", "retry", "retry", "hand back"]))
+    @rule(
+        which=_SOME,
+        how=st.sampled_from(["complete", "fail", "retry", "retry", "spare", "hand back", "return"]),
+    )
     def settle(self, which: int, how: str) -> None:
         job_id, job = self.some("processing", which)
         if job_id is None or job is None or job.lease is None:
@@ -128,21 +138,27 @@ class _Commands(RuleBasedStateMachine):
             case "complete":
                 self.run(lambda conn: job_lifecycle.complete_jobs(conn, [(lease, None)]))
                 job.status, job.slot = "completed", None
-            case "hand back":
-                self.run(lambda conn: job_lifecycle.hand_back_jobs(conn, [lease]))
+            case "hand back" | "return":
+                unstarted = {job_id} if how == "return" else set()
+                self.run(lambda conn: job_lifecycle.hand_back_jobs(conn, [lease], unstarted=unstarted))
                 job.status, job.attempt = "pending", job.attempt - 1
             case _:
-                delay = timedelta(hours=1) if how == "retry" else None
-                failure = JobFailure(lease, delay, "BROKEN", "It broke.", retryable=True)
+                delay = None if how == "fail" else timedelta(hours=1)
+                counts = how != "spare"
+                failure = JobFailure(lease, delay, "BROKEN", "It broke.", retryable=True, counts=counts)
                 self.run(lambda conn: job_lifecycle.fail_jobs(conn, [failure]))
-                self.has_failed(job, may_retry=how == "retry" and job.attempt < job.max_attempts)
+                may_retry = how == "spare" or (how == "retry" and job.attempt < job.max_attempts)
+                self.has_failed(job, may_retry=may_retry)
+                if not counts and job.status == "pending":
+                    job.attempt -= 1
+        job.begun = job.begun or how != "return"
         job.lease = None
 
-    @rule()
-    def fail_all_that_can_be_claimed(self) -> None:
+    @rule(how=st.sampled_from(["retry", "spare", "hand back"]))
+    def end_attempts_of_all_that_can_be_claimed(self, how: str) -> None:
         self.claim(3)
         for _ in [job for job in self.jobs.values() if job.status == "processing"]:
-            self.settle(0, "retry")
+            self.settle(0, how)
 
     def has_failed(self, job: _Job, *, may_retry: bool) -> None:
         job.error = "BROKEN"

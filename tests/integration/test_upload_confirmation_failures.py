@@ -1,5 +1,6 @@
 """Confirmations of uploads that fail, are killed or lose their answer: what was uploaded is not lost."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from support.direct_uploads import CONTENT, initiate, send
 from support.local_files import local_files
 from support.object_stores import put
 from support.stored_files import AT_ONCE, OWNER_KEY, StoredFiles
+
+# Who is cancelled waits longer for what it has asked of a store.
+_SERVED_LATE_SECONDS = 0.5
 
 
 @pytest.fixture
@@ -205,6 +209,52 @@ async def test_a_confirmation_that_fails_after_the_upload_was_cancelled_leaves_n
         await files.confirm_upload("acme", upload.upload_id)
 
     assert await inside.keys() == set()
+
+
+async def test_a_confirmation_that_is_cancelled_while_it_moves_what_was_uploaded_keeps_it(
+    files: FileStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on S3: it is copied and then deleted, and what the server was asked it does although nobody waits for it."""
+    upload = await initiate(files)
+    key = await send(files, database, upload)
+    store, real_head = files.stores.default, files.stores.default.head
+    asked, looked, served = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def delete_late() -> None:
+        await served.wait()
+        await store.delete(key)
+
+    async def move(source: str, target: str) -> StoredObject:
+        assert source == key
+        await put(store, target, CONTENT)
+        moved = await real_head(target)
+        assert moved is not None
+        deletion = asyncio.ensure_future(delete_late())
+        asked.set()
+        await asyncio.shield(deletion)
+        return moved
+
+    async def head(looked_for: str) -> StoredObject | None:
+        found = await real_head(looked_for)
+        looked.set()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "move", move)
+        patch.setattr(store, "head", head)
+        confirming = asyncio.create_task(files.confirm_upload("acme", upload.upload_id))
+        await asked.wait()
+        patch.undo()
+        patch.setattr(store, "head", head)
+        confirming.cancel()
+        looking = asyncio.create_task(looked.wait())
+        await asyncio.wait([looking], timeout=_SERVED_LATE_SECONDS)
+        served.set()
+        with pytest.raises(asyncio.CancelledError):
+            await confirming
+        await looking
+
+    assert await _read(files, await files.confirm_upload("acme", upload.upload_id)) == CONTENT
 
 
 async def test_a_confirmation_whose_answer_was_lost_stands(

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from millrace_database.database import Database
 from millrace_database.job_attempts_repository import list_attempts
+from millrace_database.job_lifecycle import cancel_job, retry_job
 from millrace_database.job_options import JobOptions, RetryRule
 from millrace_database.jobs_repository import JobRecord
 from millrace_queue import CHANNEL_READY, promote
@@ -20,7 +21,7 @@ from support.object_stores import chunks_of
 from support.queue_samples import PLENTY, make_due
 from support.s3_presigned import refusal
 from support.s3_server import S3Bucket
-from support.worker_runs import create, fetch, fetched, finished, read, worker
+from support.worker_runs import ORG, create, fetch, fetched, finished, read, worker
 
 _TYPE = "orders:keep"
 _QUARTER_OF_AN_HOUR = timedelta(minutes=15)
@@ -73,6 +74,7 @@ async def _let_pass(database: Database, time: timedelta) -> None:
         "UPDATE job_attempts SET started_at = started_at - $1::interval, ended_at = ended_at - $1",
         time,
     )
+    await fetch(database, "UPDATE queue SET enqueued_at = enqueued_at - $1::interval", time)
     async with database.transaction() as connection:
         await make_due(connection)
         await promote(connection, limit=PLENTY)
@@ -189,6 +191,7 @@ async def test_what_a_worker_handed_back_does_not_begin_the_patience_anew(
         (_TYPE, JobOptions(retry=RetryRule(initial_delay=timedelta(milliseconds=10))), 2),
         (_TYPE, JobOptions(retry=RetryRule(jitter=0), names_attempts=True), 2),
         ("orders:once", None, 1),
+        (_TYPE, None, 1),
     ],
 )
 async def test_a_job_is_tried_as_its_creator_and_its_type_say(
@@ -232,16 +235,46 @@ async def test_a_deadline_that_comes_first_holds(
     database: Database, registry: Registry, tmp_path: Path
 ) -> None:
     async with worker(database, registry, tmp_path):
-        (row,) = await fetch(database, "SELECT now() + interval '3 s' AS deadline")
+        (row,) = await fetch(database, "SELECT now() + interval '70 s' AS deadline")
         options = JobOptions(deadline=row["deadline"])
-        (job_id,) = await create(database, _TYPE, max_attempts=1, options=options)
+        (job_id,) = await create(database, _TYPE, options=options)
+        for number in range(1, 5):
+            _, wait = await _put_off(database, job_id, number)
+            await _let_pass(database, wait)
         job = await finished(database, job_id)
 
     assert (job.status, job.attempt, job.error_code) == ("failed", 1, "STORE_UNAVAILABLE")
     assert job.error_message == (
         "The object store cannot be reached. (Its deadline left no time for another attempt.)"
     )
-    assert await _attempts(database, job_id) == [(1, "failed", "STORE_UNAVAILABLE")]
+    *spared, last = await _attempts(database, job_id)
+    assert spared == 4 * [(1, "snoozed", "STORE_UNAVAILABLE")]
+    assert last == (1, "failed", "STORE_UNAVAILABLE")
+
+
+async def test_a_job_that_is_retried_has_the_whole_patience(
+    database: Database, registry: Registry, tmp_path: Path
+) -> None:
+    async with worker(database, registry, tmp_path):
+        (job_id,) = await create(database, _TYPE)
+        await _put_off(database, job_id, 1)
+        async with database.transaction() as connection:
+            await cancel_job(connection, ORG, job_id)
+        await _let_pass(database, timedelta(hours=1))
+        async with database.transaction() as connection:
+            await retry_job(connection, ORG, job_id, further_attempts=4)
+        await _let_pass(database, timedelta())
+        job, wait = await _put_off(database, job_id, 2)
+        assert (job.status, job.attempt, job.error_code) == ("pending", 0, "STORE_UNAVAILABLE")
+        assert 4.4 < wait.total_seconds() < 5.6
+        await _let_pass(database, _QUARTER_OF_AN_HOUR)
+        await _put_off(database, job_id, 3)
+
+    assert [outcome for _, outcome, _ in await _attempts(database, job_id)] == [
+        "snoozed",
+        "snoozed",
+        "failed",
+    ]
 
 
 async def test_a_file_is_stored_once_its_server_is_back(

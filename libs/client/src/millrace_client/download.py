@@ -15,7 +15,7 @@ from millrace.files.v1 import files_service_pb2 as messages
 from millrace.jobs.v1 import jobs_service_pb2
 from millrace_client.errors import ContentMismatchError, UnavailableError, from_rpc_error
 from millrace_client.file import File, read_file
-from millrace_client.partial_file import Arrived, PartialFile, open_partial
+from millrace_client.partial_file import Arrived, PartialFile, open_partial, put_in_place
 from millrace_client.upload import Progress
 
 _Response: TypeAlias = messages.DownloadFileResponse | jobs_service_pb2.DownloadJobOutputResponse
@@ -136,7 +136,7 @@ async def _receive_into_path(
         else:
             await asyncio.to_thread(partial.begin_anew)
             await _copy(responses, file, partial.sink, on_progress)
-        await asyncio.to_thread(partial.replace, path)
+        await put_in_place(partial, path)
     except BaseException as error:
         if not resume or isinstance(error, ContentMismatchError):
             partial.remove()

@@ -105,7 +105,7 @@ class FilesClient(FileUploadsClient):
             timeout=timeout,
         )
         try:
-            await put_directly(upload, source, upload.size_bytes, on_progress)
+            await put_directly(upload, source, content.size_bytes or 0, on_progress)
             return await self.confirm_upload(upload.upload_id, timeout=timeout)
         except BaseException:
             await self._give_up(upload.upload_id)

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from io import BufferedRandom
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if sys.platform != "win32":
     import fcntl
@@ -19,6 +19,7 @@ if sys.platform != "win32":
 _WORTH_KEEPING_BYTES = 1024 * 1024
 _TAKING_AGAIN = 10
 
+_T = TypeVar("_T")
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -60,6 +61,9 @@ class PartialFile:
         """Put it in the place of the target, safely on the disk, and let go of it."""
         self.sink.flush()
         os.fsync(self.sink.fileno())
+        if not self.is_found_again:
+            # Windows moves no open file.
+            self.sink.close()
         self.path.replace(target)
         self.sink.close()
 
@@ -77,7 +81,11 @@ class PartialFile:
 
     def remove(self) -> None:
         """Remove it, unless it has taken its place, and let go of it."""
-        if not self.sink.closed and _is_there(self.path, os.fstat(self.sink.fileno())):
+        if not self.is_found_again:
+            # Windows removes no open file, and the name is nobody else's.
+            self._close()
+            self.path.unlink(missing_ok=True)
+        elif not self.sink.closed and _is_there(self.path, os.fstat(self.sink.fileno())):
             self.path.unlink(missing_ok=True)
         self._close()
 
@@ -94,15 +102,28 @@ async def open_partial(target: Path, sha256: str) -> PartialFile:
     """
     taking = asyncio.ensure_future(asyncio.to_thread(_take, target, sha256))
     try:
-        return await asyncio.shield(taking)
+        return await _ended(taking)
     except asyncio.CancelledError:
-        await asyncio.wait([taking])
-        if taking.exception() is None:
+        if taking.done() and taking.exception() is None:
             taking.result().leave()
         raise
     except OSError as error:
         # Nobody has asked for a file of this name, but for one in this folder.
         raise OSError(error.errno, error.strerror, str(target.parent)) from error
+
+
+async def put_in_place(partial: PartialFile, target: Path) -> None:
+    """Do as `PartialFile.replace`; when cancelled meanwhile, not before it is known whether it is in its place."""
+    await _ended(asyncio.ensure_future(asyncio.to_thread(partial.replace, target)))
+
+
+async def _ended(step: asyncio.Future[_T]) -> _T:
+    """Return what a step returns; when cancelled meanwhile, not before it has ended."""
+    try:
+        return await asyncio.shield(step)
+    except asyncio.CancelledError:
+        await asyncio.wait([step])
+        raise
 
 
 def _take(target: Path, sha256: str) -> PartialFile:
@@ -121,20 +142,44 @@ def _held(path: Path) -> PartialFile | None:
     """Open a file and hold it; None when somebody else does, it is not this user's own, or files cannot be held here."""
     if sys.platform == "win32":
         return None
-    # A link that somebody has laid there is not followed, and a pipe not waited for.
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with contextlib.suppress(OSError):
         for _ in range(_TAKING_AGAIN):
             with contextlib.ExitStack() as unless_held:
-                descriptor = os.open(path, flags, 0o666)
+                descriptor, is_new = _opened(path)
                 unless_held.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(descriptor, path if is_new else None)
                 found = os.fstat(descriptor)
                 # Who held it before may have put it in its place, or removed it, since it was opened here.
-                if _is_own(found) and _is_there(path, found):
+                if not _is_there(path, found):
+                    continue
+                if _is_own(found):
                     unless_held.pop_all()
                     return PartialFile(path, os.fdopen(descriptor, "r+b"), is_found_again=True)
+                if is_new:
+                    # A share may say that whatever is made there is somebody else's.
+                    path.unlink(missing_ok=True)
+                return None
     return None
+
+
+def _opened(path: Path) -> tuple[int, bool]:
+    """Open a file, and tell whether it was made here."""
+    # A link that somebody has laid there is not followed, and a pipe not waited for.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_EXCL, 0o666), True
+    except FileExistsError:
+        return os.open(path, flags, 0o666), False
+
+
+def _lock(descriptor: int, made: Path | None) -> None:
+    """Hold a file. OSError when somebody else does, or files cannot be held here; then what was `made` is removed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if made is not None and not isinstance(error, BlockingIOError):
+            made.unlink(missing_ok=True)
+        raise
 
 
 def _is_own(found: os.stat_result) -> bool:

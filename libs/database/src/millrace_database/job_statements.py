@@ -46,6 +46,14 @@ FIND_OWNERS = "SELECT job_id, type, org_id FROM jobs WHERE job_id = ANY ($1::uui
 # Of jobs that this transaction has made and that turned out to be one too many.
 DELETE_JOBS = "DELETE FROM jobs WHERE job_id = ANY ($1::uuid[])"
 
+# Of jobs that wait, those that have been started before, whether that attempt counts or not.
+FIND_BEGUN = """
+SELECT job.job_id
+FROM unnest($1::uuid[]) AS job (job_id) CROSS JOIN LATERAL (
+    SELECT FROM job_attempts WHERE job_attempts.job_id = job.job_id LIMIT 1
+) AS attempt
+"""
+
 # Their entries are locked. A repetition of the request that replaced a job finds it by its request id.
 REPLACE_JOBS = """
 UPDATE jobs

@@ -117,14 +117,16 @@ async def take_new_removals(
 
     In a transaction that does nothing else.
     """
-    await conn.execute(statements.SORT_NOTHING)
     return await _taken(conn, statements.TAKE_NEW_REMOVALS, taking, away, after)
 
 
 async def take_removals(
     conn: asyncpg.Connection, taking: Taking, away: Collection[tuple[str, str, str]], after: datetime | None
 ) -> Sequence[Removal]:
-    """Return objects to be removed, those that have been due for longest, from `after` on; None: from the first."""
+    """Return objects to be removed, those that have been due for longest, from `after` on; None: from the first.
+
+    In a transaction that does nothing else.
+    """
     return await _taken(conn, statements.TAKE_REMOVALS, taking, away, after)
 
 
@@ -135,6 +137,7 @@ async def _taken(
     away: Collection[tuple[str, str, str]],
     after: str | datetime | None,
 ) -> Sequence[Removal]:
+    await conn.execute(statements.SORT_NOTHING)
     rows = await conn.fetch(
         statement,
         taking.until,

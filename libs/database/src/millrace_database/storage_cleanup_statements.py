@@ -180,11 +180,11 @@ RETURNING removal.object_key, removal.provider, removal.bucket, removal.size_byt
 # spread over all of them, and a disk flushes each folder for itself.
 TAKE_NEW_REMOVALS = _TAKE_REMOVALS.format(next="attempts = 0 AND object_key >= $8::text", order="object_key")
 
-# For the same transaction: many that came a moment ago are few by the statistics, and would all be sorted for each batch.
-SORT_NOTHING = "SELECT set_config('enable_sort', 'off', true)"
-
 # $8 where the last batch came to, NULL: nowhere. What was tried together comes together again.
 TAKE_REMOVALS = _TAKE_REMOVALS.format(next="due_at >= coalesce($8::timestamptz, '-infinity')", order="due_at")
+
+# For the same transaction: many that came, or were put off, a moment ago are few by the statistics, and would all be sorted for each batch.
+SORT_NOTHING = "SELECT set_config('enable_sort', 'off', true)"
 
 REMOVALS_DONE = """
 DELETE FROM file_removals WHERE provider = $1::text AND bucket = $2::text AND object_key = ANY ($3::text[])

@@ -1,6 +1,6 @@
 """New jobs whose request id or unique key another job has: which one, and what becomes of them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -10,7 +10,12 @@ import millrace_queue
 from millrace_database import job_statements
 from millrace_database.job_changes import CreatedJob, NewJob
 from millrace_database.job_entries import job_throttle, new_job_entry
-from millrace_queue import Holder
+from millrace_database.job_options import UniqueConflict
+from millrace_queue import Holder, NewEntry
+
+
+class _BegunMeanwhileError(Exception):
+    """A job that was to be replaced has been started, and waits again."""
 
 
 async def find_repeated(conn: asyncpg.Connection, jobs: Mapping[int, NewJob]) -> dict[int, CreatedJob]:
@@ -56,16 +61,13 @@ async def settle_taken(
     """
     results: dict[int, CreatedJob] = {}
     replacing: dict[UUID, dict[int, NewJob]] = {}
+    may_replace = {place for place, holder in holders.items() if _may_replace(jobs[place], holder)}
+    begun = await _find_begun(conn, {holders[place].id for place in may_replace})
     for place, holder in holders.items():
         job = jobs[place]
-        on_conflict = job.options and job.options.unique and job.options.unique.on_conflict
-        if on_conflict == "return_existing" and holder.tenant == job.org_id:
+        if _on_conflict(job) == "return_existing" and holder.tenant == job.org_id:
             results[place] = CreatedJob(holder.id, already_existed=True)
-        elif (
-            on_conflict == "replace"
-            and holder.is_untouched
-            and (holder.tenant, holder.type) == (job.org_id, job.type)
-        ):
+        elif place in may_replace and holder.id not in begun:
             replacing.setdefault(holder.id, {})[place] = job
         else:
             results[place] = CreatedJob(
@@ -75,6 +77,17 @@ async def settle_taken(
     for id_ in replaced:
         results |= dict.fromkeys(replacing[id_], CreatedJob(id_, already_existed=True, replaced=True))
     return results
+
+
+def _on_conflict(job: NewJob) -> UniqueConflict | None:
+    rule = job.options and job.options.unique
+    return rule.on_conflict if rule else None
+
+
+def _may_replace(job: NewJob, holder: Holder) -> bool:
+    """Tell whether a job may replace the holder of its key, as far as the queue knows."""
+    is_its_own = (holder.tenant, holder.type) == (job.org_id, job.type)
+    return _on_conflict(job) == "replace" and holder.is_untouched and is_its_own
 
 
 async def _let_in_last(conn: asyncpg.Connection, jobs: Mapping[int, NewJob]) -> dict[int, Holder]:
@@ -97,9 +110,11 @@ async def _replace(conn: asyncpg.Connection, replacements: Mapping[UUID, NewJob]
         return set()
     now: datetime = await conn.fetchval("SELECT now()")
     run_at = {id_: job.run_at if job.delay is None else now + job.delay for id_, job in replacements.items()}
-    replaced = await millrace_queue.replace_waiting(
-        conn, [new_job_entry(job, run_at=run_at[id_], job_id=id_) for id_, job in replacements.items()]
-    )
+    entries = [new_job_entry(job, run_at=run_at[id_], job_id=id_) for id_, job in replacements.items()]
+    try:
+        replaced = await _replace_entries(conn, entries)
+    except _BegunMeanwhileError:
+        return set()
     given = {id_: job for id_, job in replacements.items() if id_ in replaced}
     await conn.execute(
         job_statements.REPLACE_JOBS,
@@ -113,3 +128,19 @@ async def _replace(conn: asyncpg.Connection, replacements: Mapping[UUID, NewJob]
         [job.request_id for job in given.values()],
     )
     return replaced
+
+
+async def _replace_entries(conn: asyncpg.Connection, entries: Sequence[NewEntry]) -> set[UUID]:
+    async with conn.transaction():
+        replaced = await millrace_queue.replace_waiting(conn, entries)
+        # To the queue, one whose attempt did not count looks as if it had never been started. Only now is it locked.
+        if await _find_begun(conn, replaced):
+            raise _BegunMeanwhileError
+    return replaced
+
+
+async def _find_begun(conn: asyncpg.Connection, job_ids: Collection[UUID]) -> set[UUID]:
+    """Return which of the jobs have been started: their handlers may have kept something of what they were to do."""
+    if not job_ids:
+        return set()
+    return {row["job_id"] for row in await conn.fetch(job_statements.FIND_BEGUN, list(job_ids))}

@@ -72,7 +72,7 @@ class ObjectRemoval:
     async def _remove_tried(self, taking: Taking) -> None:
         after: datetime | None = None
         while True:
-            async with self._database.connection() as connection:
+            async with self._database.transaction() as connection:
                 removals = await repository.take_removals(connection, taking, self._left_out(), after)
             await self._remove_all(removals)
             if len(removals) < taking.limit:

@@ -4,7 +4,7 @@ import base64
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import aioboto3
@@ -68,7 +68,14 @@ class S3Configuration:
             connect_seconds=options.s3_connect_seconds,
             read_seconds=options.s3_read_seconds,
             attempts=options.s3_attempts,
+            silence=_silence_times(options.s3_connect_seconds),
         )
+
+
+def _silence_times(connect_seconds: float) -> SilenceTimes:
+    # A question needs a connection of its own.
+    usual = SilenceTimes()
+    return replace(usual, question_seconds=max(usual.question_seconds, connect_seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +97,11 @@ async def open_s3_clients(configuration: S3Configuration) -> AsyncIterator[S3Cli
     """
     public_endpoint = configuration.public_endpoint or configuration.endpoint
 
-    async def lives() -> bool:
-        return await gives_sign_of_life(own.meta.endpoint_url, configuration.silence.question_seconds)
+    async def lives(url: str) -> bool:
+        return await gives_sign_of_life(url, configuration.silence.question_seconds)
 
     async with AsyncExitStack() as clients:
-        watch = await clients.enter_async_context(SilenceWatch(lives, configuration.silence))
+        watch = SilenceWatch(lives, configuration.silence)
         config = _config(configuration, watch)
         setting = "MILLRACE_S3_ENDPOINT"
         try:
@@ -118,6 +125,8 @@ async def open_s3_clients(configuration: S3Configuration) -> AsyncIterator[S3Cli
             ) from None
         except BotoCoreError as error:
             raise StoreUnusableError(f"AWS's own settings cannot be used: {_described(error)}") from None
+        # Ends before them.
+        await clients.enter_async_context(watch)
         own.meta.events.register("before-sign.s3.DeleteObjects", _send_md5)
         yield S3Clients(own, public, configuration.attempts, watch)
 

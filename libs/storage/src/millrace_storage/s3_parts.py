@@ -21,7 +21,10 @@ def part_bytes(expected_bytes: int | None) -> int:
 
 
 class PartBuffers:
-    """The memory of the parts of one object, used again: what is freed and asked for in turn would leave a heap full of holes."""
+    """The memory of parts of one length, used again: what is freed and asked for in turn would leave a heap full of holes.
+
+    Objects that are written at the same time share it, so that none keeps what it has no use for yet.
+    """
 
     def __init__(self) -> None:
         self._free: list[BytesIO] = []
@@ -35,6 +38,10 @@ class PartBuffers:
     def give_back(self, buffer: BytesIO) -> None:
         """Take a buffer that nobody reads any more."""
         self._free.append(buffer)
+
+    def keep(self, count: int) -> None:
+        """Free the memory of all but so many of the buffers that nobody uses."""
+        del self._free[count:]
 
 
 async def cut(

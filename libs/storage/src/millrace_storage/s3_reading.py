@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from millrace_storage.object_store import StoreRefusedError
+from millrace_storage.object_store import ObjectMissingError, StoreRefusedError
 from millrace_storage.s3_errors import BROKEN_CONNECTION, s3_errors, status
 from millrace_storage.s3_silence import SilenceWatch
 
@@ -57,6 +57,9 @@ class S3Reading:
                 yield bytes(memoryview(window)[offset : offset + _CHUNK_BYTES])
             length = min(2 * length, _LONGEST_WINDOW_BYTES)
             window = await self._window(start, min(start + length, stop))
+        if start < stop:
+            # It is not as long any more as it was, or not there as a whole.
+            raise ObjectMissingError(self._key)
 
     async def _window(self, start: int, stop: int) -> bytearray:
         """Read a part of the object, on from where the connection broke; less, when there is not as much."""

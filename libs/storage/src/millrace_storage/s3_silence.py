@@ -10,6 +10,9 @@ from typing import Self
 
 from millrace_storage.object_store import StoreUnavailableError
 
+# So often bodies are looked at before a server is asked.
+_LOOKS = 10
+
 _logger = logging.getLogger(__name__)
 
 
@@ -27,43 +30,65 @@ class SilenceTimes:
     """A server that is silent is asked again after this."""
 
 
+class _Waiting:
+    """A request without an answer."""
+
+    def __init__(self, taken: Callable[[], int]) -> None:
+        self.since = _now()
+        self._taken = taken
+        self._seen = taken()
+
+    def has_more_taken(self) -> bool:
+        """Return whether more of its body has been taken than at the last time."""
+        before, self._seen = self._seen, self._taken()
+        return self._seen > before
+
+
 class SilenceWatch:
     """Notices that a server answers nothing at all, so that not each request has to find it out for itself.
 
-    One answer, or a sign of life, is enough for all requests to wait on: each may take its time.
+    One answer, or a sign of life, is enough for all requests to wait on: each may take its time. It is one, too, that
+    more of a request is taken: behind all that is sent on a slow line nothing else gets through.
     """
 
-    def __init__(self, lives: Callable[[], Awaitable[bool]], times: SilenceTimes) -> None:
-        """Take what asks the server for a sign of life; it is not called twice at a time."""
+    def __init__(self, lives: Callable[[str], Awaitable[bool]], times: SilenceTimes) -> None:
+        """Take what asks a server, by its URL, for a sign of life; it is not called twice at a time."""
         self._lives = lives
         self._times = times
-        self._waiting: dict[asyncio.Timeout, float] = {}
+        self._server = ""
+        self._waiting: dict[asyncio.Timeout, _Waiting] = {}
         self._heard_at = -math.inf
         self._silent_since: float | None = None
         self._asked_again_at = -math.inf
         self._question: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._is_closed = True
         tasks = [task for task in (self._looking, self._question) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     @asynccontextmanager
-    async def answer_due(self) -> AsyncIterator[None]:
+    async def answer_due(
+        self, server: str | None = None, taken: Callable[[], int] = lambda: 0
+    ) -> AsyncIterator[None]:
         """Wait in this block for an answer, which has come when it ends without an error.
 
-        Raises StoreUnavailableError as soon as the server is known to be silent.
+        `server` is the URL to be asked for a sign of life, if not that of the request before, and `taken` tells how many bytes of the request's body have been taken so far. Raises StoreUnavailableError as soon as
+        the server is known to be silent.
         """
+        self._server = server or self._server
         await self.admit()
         limit = asyncio.timeout(None)
         try:
             async with limit:
-                self._waiting[limit] = _now()
+                self._waiting[limit] = _Waiting(taken)
                 self._look()
                 yield
         except TimeoutError:
@@ -75,10 +100,14 @@ class SilenceWatch:
         self._hear()
 
     async def admit(self) -> None:
-        """Let something begin that needs the server. Raises StoreUnavailableError while that is known to be silent.
+        """Let something begin that needs the server.
 
-        Now and then one asks first whether it still is; the others need not wait for that.
+        Raises StoreUnavailableError while that is known to be silent, and after the end. Now and then one asks first
+        whether it still is silent; the others need not wait for that.
         """
+        if self._is_closed:
+            # The client would repeat what fails at its end, on connections that nobody closes any more.
+            raise StoreUnavailableError("the object store is not used any more")
         if self._silent_since is None:
             return
         if _now() < self._asked_again_at + self._times.pause_seconds:
@@ -106,7 +135,8 @@ class SilenceWatch:
         while self._waiting:
             patience = self._quiet_since() + self._times.patience_seconds - _now()
             if patience > 0:
-                await asyncio.sleep(patience)
+                await asyncio.sleep(min(patience, self._times.patience_seconds / _LOOKS))
+                self._look_at_bodies()
             else:
                 await self._answered()
 
@@ -118,13 +148,20 @@ class SilenceWatch:
 
     async def _ask(self) -> None:
         asked_at = _now()
-        if await self._lives() or self._heard_at > asked_at:
+        lives = await self._lives(self._server)
+        self._look_at_bodies()
+        if lives or self._heard_at > asked_at:
             self._hear()
         else:
             self._fall_silent()
 
+    def _look_at_bodies(self) -> None:
+        if [waiting for waiting in self._waiting.values() if waiting.has_more_taken()]:
+            self._heard_at = _now()
+
     def _quiet_since(self) -> float:
-        return max(self._heard_at, next(iter(self._waiting.values()), _now()))
+        first = next(iter(self._waiting.values()), None)
+        return max(self._heard_at, _now() if first is None else first.since)
 
     def _hear(self) -> None:
         self._heard_at = _now()

@@ -35,14 +35,16 @@ _logger = logging.getLogger(__name__)
 class S3Write:
     """The requests that write one object, and those that leave nothing of it."""
 
-    def __init__(self, client: "S3Client", bucket: str, key: str, state: WriteState) -> None:
-        """Take where to say how far the write has come."""
+    def __init__(
+        self, client: "S3Client", bucket: str, key: str, state: WriteState, buffers: PartBuffers
+    ) -> None:
+        """Take where to say how far the write has come, and where its parts go when they are uploaded."""
         self._state = state
         self._client = client
         self._bucket = bucket
         self._key = key
+        self.buffers = buffers
         self._token = uuid4().hex
-        self.buffers = PartBuffers()
         self._upload_id = ""
         self._parts: dict[int, CompletedPartTypeDef] = {}
         self._size_bytes = 0

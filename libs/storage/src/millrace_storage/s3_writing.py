@@ -12,7 +12,7 @@ from millrace_storage.object_store import (
     StoreUnavailableError,
     WriteState,
 )
-from millrace_storage.s3_parts import MAX_PARTS, MEBIBYTE, cut, part_bytes, size_of
+from millrace_storage.s3_parts import MAX_PARTS, MEBIBYTE, PART_BYTES, PartBuffers, cut, part_bytes, size_of
 from millrace_storage.s3_silence import SilenceWatch
 from millrace_storage.s3_write import S3Write
 from millrace_storage.uninterrupted import to_the_end
@@ -45,6 +45,8 @@ class S3Writer:
         self._watch = watch
         self._writes = asyncio.Semaphore(MAX_WRITES)
         self._uploads = asyncio.Semaphore(MAX_UPLOADS)
+        self._buffers = PartBuffers()
+        self._writing = 0
         self.waiting = 0
         """How many objects wait until others are written."""
 
@@ -55,8 +57,9 @@ class S3Writer:
         # Before anything is sent, so that it is certain that nothing stays.
         await self._watch.admit()
         length = part_bytes(expected_bytes)
-        write = S3Write(self._client, self._bucket, key, state)
-        async with self._place(), aclosing(cut(chunks, length, write.buffers)) as parts:
+        buffers = self._buffers if length == PART_BYTES else PartBuffers()
+        write = S3Write(self._client, self._bucket, key, state, buffers)
+        async with self._place(), aclosing(cut(chunks, length, buffers)) as parts:
             first = await anext(parts)
             try:
                 if size_of(first) < length:
@@ -78,9 +81,12 @@ class S3Writer:
             raise StoreUnavailableError(f"{MAX_WRITES} objects are being written already") from None
         finally:
             self.waiting -= 1
+        self._writing += 1
         try:
             yield
         finally:
+            self._writing -= 1
+            self._buffers.keep(self._writing)
             self._writes.release()
 
     async def _upload(self, write: S3Write, first: BytesIO, others: AsyncIterator[BytesIO]) -> None:
@@ -115,8 +121,10 @@ class S3Writer:
             self._uploads.release()
             raise
 
-        def ended(_: asyncio.Task[None]) -> None:
-            write.buffers.give_back(part)
+        def ended(task: asyncio.Task[None]) -> None:
+            # After an error somebody may still be reading it.
+            if not task.cancelled() and task.exception() is None:
+                write.buffers.give_back(part)
             free.release()
             self._uploads.release()
 

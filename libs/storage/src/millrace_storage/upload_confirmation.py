@@ -24,6 +24,7 @@ from millrace_storage.file_policy import FilePolicy
 from millrace_storage.object_store import ObjectMissingError, Remains
 from millrace_storage.object_stores import ObjectStores
 from millrace_storage.object_writing import ObjectWriting
+from millrace_storage.uninterrupted import to_the_end
 
 _WAITED_SECONDS = 60.0
 _LOOK_AGAIN_SECONDS = 0.1
@@ -117,7 +118,8 @@ class UploadConfirmation:
         """Move what was uploaded to where it stays, and read it there."""
         store = self._stores.of(presigned.place.provider, presigned.place.bucket)
         try:
-            await store.move(presigned.place.object_key, attempt.place.object_key)
+            # What is half moved may be deleted where it was after it has been looked for there.
+            await to_the_end(store.move(presigned.place.object_key, attempt.place.object_key))
         except ObjectMissingError:
             raise NothingUploaded(presigned.upload_id) from None
         rules = ContentRules(

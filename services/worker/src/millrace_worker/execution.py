@@ -263,9 +263,13 @@ class Execution:
         failed = self._failed(failure.code, failure.message)
         if not failure.is_outage or self._options.retry is not None:
             return failed
-        # How often the job is run is the word of whoever has named a number, or has said that it is run once.
-        is_spared = not self._options.names_attempts and self.lane.handler.attempts > 1
-        delay = max(failed.retry_delay or timedelta(), OUTAGE_WAITS.delay(self.job.claim.attempt))
+        claim = self.job.claim
+        # How often the job is run is the word of whoever has named a number, or has said that it is run once. Earlier
+        # releases, and callers of the library, may name one without saying so: a single attempt is taken for that.
+        is_spared = (
+            not self._options.names_attempts and claim.max_attempts > 1 and self.lane.handler.attempts > 1
+        )
+        delay = max(failed.retry_delay or timedelta(), OUTAGE_WAITS.delay(claim.attempt))
         return replace(failed, retry_delay=delay, is_spared=is_spared)
 
     def _own_word(self, error: JobError | JobSnoozed) -> Failed | Snoozed:

@@ -77,24 +77,18 @@ async def begin(
     # Folded to the width of a terminal a URL would be good for nothing.
     output.show(upload, for_people=dict.fromkeys(("url", "method", "headers"), ""))
     if not output.as_json:
-        output.text(_request(upload))
+        output.text(_request(upload, name))
 
 
-def _request(upload: Upload) -> str:
+def _request(upload: Upload, path: str) -> str:
     """Give the request as a line for a shell; its length is that of what is sent."""
     headers = [f"{name}: {value}" for name, value in upload.headers.items() if name != "Content-Length"]
     options = [word for header in headers for word in ("--header", header)]
-    command = [
-        "curl",
-        "--fail",
-        "--request",
-        upload.method,
-        *options,
-        "--upload-file",
-        upload.name,
-        upload.url,
-    ]
-    return shlex.join(command)
+    # By itself curl takes brackets and braces for patterns, and "-" for standard input.
+    source = ["--upload-file", f"./{path}"]
+    return shlex.join(
+        ["curl", "--globoff", "--fail", "--request", upload.method, *options, *source, upload.url]
+    )
 
 
 @command(app, "list")
