@@ -125,14 +125,14 @@ async def test_the_filters_of_a_list_are_sent() -> None:
     assert list(map(MessageToDict, scheduler.requests)) == [
         {
             "orgId": "acme",
-            "pageSize": 50,
+            "pageSize": 51,
             "type": "t",
             "frequency": "FREQUENCY_INTERVAL",
             "active": False,
             "delivery": "DELIVERY_METHOD_NONE",
             "search": "Night",
         },
-        {"orgId": "acme", "pageSize": 50},
+        {"orgId": "acme", "pageSize": 51},
     ]
 
 
@@ -253,7 +253,7 @@ async def test_runs_are_listed_for_people_and_programs() -> None:
     assert table.splitlines()[2].endswith("it still runs")
     assert lines[0] == RUN
     assert (lines[1]["jobId"], "jobStatus" in lines[1]) == ("", False)
-    assert [request.page_size for request in scheduler.requests] == [2, 50]
+    assert [request.page_size for request in scheduler.requests] == [3, 51]
 
 
 async def test_past_times_are_backfilled() -> None:

@@ -135,10 +135,10 @@ async def test_subscriptions_are_listed_by_state() -> None:
     assert list(map(MessageToDict, service.requests)) == [
         {
             "orgId": "acme",
-            "pageSize": 50,
+            "pageSize": 51,
             "states": ["SUBSCRIPTION_STATE_ENABLED", "SUBSCRIPTION_STATE_DISABLED"],
         },
-        {"orgId": "acme", "pageSize": 2},
+        {"orgId": "acme", "pageSize": 3},
     ]
 
 

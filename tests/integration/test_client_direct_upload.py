@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from aiohttp import web
 
@@ -92,7 +94,7 @@ async def test_a_store_that_cannot_take_it_now_is_tried_again() -> None:
             assert request.transport is not None
             request.transport.abort()
         bodies.append(await request.read())
-        return web.Response(status=503 if len(bodies) < 4 else 200)
+        return web.Response(status=503 if len(bodies) < 3 else 200)
 
     async with store(later) as upload:
         await put_directly(upload, CONTENT, len(CONTENT), None)
@@ -111,7 +113,7 @@ async def test_a_store_that_never_takes_it_is_given_up() -> None:
         with pytest.raises(TransferError, match="503") as raised:
             await put_directly(upload, b"abc", 3, None)
     assert raised.value.retryable
-    assert tries == 4
+    assert tries == 3
 
 
 async def test_a_refusal_is_final_and_says_nothing_of_the_url() -> None:
@@ -168,6 +170,44 @@ async def test_a_store_that_takes_no_connection_is_given_up(monkeypatch: pytest.
         async with asyncio.timeout(30):
             with pytest.raises(TransferError, match="cannot be reached"):
                 await put_directly(upload, b"abc", 3, None)
+
+
+@asynccontextmanager
+async def silent_store(*, reads: bool) -> AsyncIterator[tuple[str, list[None]]]:
+    """Takes connections and answers nothing; gives its URL, and as many items as there were connections."""
+    taken: list[None] = []
+    ended = asyncio.Event()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        taken.append(None)
+        if reads:
+            await reader.read()
+        await ended.wait()
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", taken
+    finally:
+        ended.set()
+        server.close()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_store_that_takes_the_connection_and_answers_nothing_is_given_up(
+    database: Database, tmp_path: Path, *, reads: bool
+) -> None:
+    async with (
+        asyncio.timeout(30),
+        silent_store(reads=reads) as (url, taken),
+        serving(database, tmp_path, files_url=url) as api,
+        Millrace(api.address, org_id="acme") as client,
+    ):
+        with pytest.raises(TransferError, match=r"nothing more and did not answer for 0\.2 s") as raised:
+            await client.files.upload_directly(CONTENT * 10, "numbers.bin", stall_timeout=0.2)
+        assert raised.value.retryable
+        assert len(taken) == 3
+        assert await rows(database, "file_uploads") == 0
 
 
 async def test_a_path_that_changes_while_it_is_sent(tmp_path: Path) -> None:
@@ -249,6 +289,7 @@ class OlderService(Files):
 
     def __init__(self, request: Upload, content: bytes) -> None:
         super().__init__(file=described(content))
+        self.cancelled: list[str] = []
         self.upload = file_pb2.Upload(
             upload_id="upload_1",
             org_id="acme",
@@ -260,6 +301,10 @@ class OlderService(Files):
 
     async def InitiateUpload(self, request: Any, context: Any) -> messages.InitiateUploadResponse:
         return messages.InitiateUploadResponse(upload=self.upload)
+
+    async def CancelUpload(self, request: Any, context: Any) -> messages.CancelUploadResponse:
+        self.cancelled.append(request.upload_id)
+        return messages.CancelUploadResponse()
 
     async def ConfirmUpload(self, request: Any, context: Any) -> messages.ConfirmUploadResponse:
         return messages.ConfirmUploadResponse(file=self.file)
@@ -288,3 +333,41 @@ async def test_a_command_gives_the_request_of_an_older_service() -> None:
         command = CommandLine({"MILLRACE_JOBS_ADDRESS": address, "MILLRACE_ORG_ID": "acme"})
         begun = await command.succeed("files", "uploads", "begin", "numbers.csv", "--size", "3")
     assert "--upload-file ./numbers.csv " in begun.stdout.splitlines()[-1]
+
+
+async def test_a_command_that_finds_no_store_says_so_and_what_it_did_not_try(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).write_bytes(b"abc")
+    service = OlderService(read_upload(file_pb2.Upload(url="http://127.0.0.1:1/a?b", method="PUT")), b"abc")
+    async with scripted_server(add_FilesServiceServicer_to_server, service) as address:
+        command = CommandLine({"MILLRACE_JOBS_ADDRESS": address, "MILLRACE_ORG_ID": "acme"})
+        paths = [f"{tmp_path}/{name}" for name in "abc"]
+        failed = await command.run("files", "upload", *paths, "--direct")
+    assert failed.code == 64 + grpc.StatusCode.UNAVAILABLE.value[0]
+    assert failed.stderr.splitlines() == [
+        f"error: {paths[0]}: UNAVAILABLE: the object store at 127.0.0.1:1 cannot be reached: Connection refused",
+        f"  not tried: {paths[1]} and 1 more",
+    ]
+    assert service.cancelled == ["upload_1"]
+
+
+async def test_a_command_that_is_terminated_cancels_its_upload(tmp_path: Path) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def dawdle(request: web.Request) -> web.Response:
+        began.set()
+        await ended.wait()
+        return web.Response()
+
+    (tmp_path / "a.csv").write_bytes(CONTENT)
+    async with store(dawdle) as elsewhere, asyncio.timeout(30):
+        service = OlderService(elsewhere, CONTENT)
+        async with scripted_server(add_FilesServiceServicer_to_server, service) as address:
+            command = CommandLine({"MILLRACE_JOBS_ADDRESS": address, "MILLRACE_ORG_ID": "acme"})
+            process = await command.start("files", "upload", f"{tmp_path}/a.csv", "--direct")
+            await began.wait()
+            process.terminate()
+            assert await process.communicate() == (b"", b"")
+        ended.set()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert service.cancelled == ["upload_1"]

@@ -288,6 +288,7 @@ async def test_what_a_full_disk_took_is_kept(client: Millrace, files: Stopping, 
     files.stops_at = None
     with _most_bytes_of_a_file(1_300_001), pytest.raises(OSError, match="File too large") as caught:
         await client.files.download("file_1", tmp_path / "copy", resume=True)
+    assert caught.value.filename == str(tmp_path / "copy")
     [part] = tmp_path.iterdir()
     kept = part.stat().st_size
     assert caught.value.__notes__ == [
@@ -335,9 +336,8 @@ async def test_a_download_that_is_killed_is_gone_on_with(files: Stopping, tmp_pa
         await process.communicate()
         [part] = tmp_path.iterdir()
         kept = part.stat().st_size
-        assert (
-            await _command(address).succeed("files", "download", "file_1", "--to", str(target))
-        ).stderr == ""
+        resumed = await _command(address).succeed("files", "download", "file_1", "--to", str(target))
+    assert resumed.stderr == f"{kept:,} of 2,048,000 bytes are there already; going on from there\n"
     assert files.offsets == [0, kept]
     assert target.read_bytes() == CONTENT
     assert list(tmp_path.iterdir()) == [target]
@@ -355,11 +355,14 @@ async def test_a_command_says_what_it_keeps(files: Stopping, tmp_path: Path, opt
     assert len(list(tmp_path.iterdir())) == (0 if option else 1)
 
 
-async def test_ctrl_c_keeps_what_has_arrived(files: Stopping, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_signal_leaves_what_has_arrived(
+    files: Stopping, tmp_path: Path, number: int, code: int
+) -> None:
     async with serving(files) as address:
         process = await _downloading(files, address, tmp_path / "copy")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, said = await process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == code
     assert b"bytes are kept; the same download goes on from there" in said
     assert [path.suffix for path in tmp_path.iterdir()] == [".part"]

@@ -140,7 +140,7 @@ async def test_a_connection_that_breaks_is_said_in_plain_words(tmp_path: Path, c
     finally:
         await server.stop(grace=0)
     words = (
-        "the connection to the service broke",
+        "the service stopped, or the connection to it broke",
         f"the service at 127.0.0.1:{proxy.port} cannot be reached",
     )
     assert caught.value.message.startswith(words)

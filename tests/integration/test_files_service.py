@@ -8,10 +8,14 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from millrace.files.v1 import file_pb2, files_service_pb2
 from millrace_database.database import Database
-from millrace_database.ids import format_id, new_id
+from millrace_database.ids import format_id, new_id, parse_id
+from millrace_jobs.file_refusals import file_refusals
+from millrace_runtime.errors import DataLoss
 from millrace_runtime.settings import Settings
 from millrace_storage import LocalObjectStore, open_file_store
 from support.files_api import (
@@ -215,16 +219,48 @@ async def test_a_download_goes_no_further_than_the_caller_reads(
     assert read == file.size_bytes
 
 
-async def test_content_that_is_gone_is_data_loss(api: JobsApi, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("found_bytes", "said"), [(None, "is no longer there"), (len(CONTENT) - 1, "is damaged")]
+)
+async def test_content_that_is_lost_is_told_to_callers_and_operators(
+    api: JobsApi, tmp_path: Path, found_bytes: int | None, said: str
+) -> None:
     file = await upload(api)
     (path,) = stored(tmp_path)
-    path.unlink()
+    if found_bytes is None:
+        path.unlink()
+    else:
+        os.truncate(path, found_bytes)
 
-    error = await refusal(download(api, file.file_id))
+    with capture_logs([merge_contextvars]) as logged:
+        error = await refusal(download(api, file.file_id))
 
     assert error.code() is grpc.StatusCode.DATA_LOSS
-    assert file.file_id in str(error.details())
+    assert error.details() == f"the content of {file.file_id} {said}"
     assert await get(api, file.file_id) == file
+    [lost] = [line for line in logged if line["log_level"] == "error"]
+    assert (lost["event"], lost["org_id"], lost["file_id"]) == (
+        "the content of a file is lost",
+        "acme",
+        file.file_id,
+    )
+    assert (lost["expected_bytes"], lost["found_bytes"]) == (len(CONTENT), found_bytes)
+    assert path.as_posix().endswith(lost["object_key"])
+    [call] = [line for line in logged if line["event"] == "call" and line["code"] == "DATA_LOSS"]
+    assert call["file_id"] == file.file_id
+
+
+async def test_content_that_goes_with_its_file_is_not_lost(database: Database, tmp_path: Path) -> None:
+    async with serving(database, tmp_path) as api:
+        file = await upload(api)
+    settings = Settings(data_dir=tmp_path)
+    async with open_file_store(database, settings) as files:
+        file_id = parse_id("file", file.file_id)
+        _, chunks = await files.open("acme", file_id)
+        await files.delete("acme", file_id, permanently=True)
+        with capture_logs() as logged, pytest.raises(DataLoss), file_refusals("acme", file.file_id):
+            await anext(chunks)
+    assert logged == []
 
 
 async def test_a_file_that_a_job_made_names_it(api: JobsApi, database: Database, tmp_path: Path) -> None:

@@ -81,11 +81,11 @@ async def test_an_archive_that_there_is_no_room_for(runs: HandlerRuns) -> None:
     assert (caught.value.code, caught.value.retryable) == ("FILE_LIMIT_EXCEEDED", False)
 
 
-async def test_a_deleted_file_is_not_found(runs: HandlerRuns) -> None:
+async def test_a_deleted_file_is_said_to_be_deleted(runs: HandlerRuns) -> None:
     file_id = await runs.upload(b"x", "x.txt")
     await runs.files.delete("acme", parse_id("file", file_id))
 
-    with pytest.raises(JobError, match="FILE_NOT_FOUND"):
+    with pytest.raises(JobError, match=f"FILE_DELETED: {file_id} is deleted"):
         await archive(runs, file_id)
 
 

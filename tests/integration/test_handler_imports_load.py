@@ -293,6 +293,28 @@ async def test_a_large_file_is_never_in_memory(runs: HandlerRuns) -> None:
     assert peak < 16_000_000
 
 
+@pytest.mark.parametrize("end", [b"\n", b""])
+async def test_a_small_file_has_all_its_rows_in_the_last_progress_before_its_end(
+    runs: HandlerRuns, end: bytes
+) -> None:
+    await import_file(runs, AIRPORTS.read_bytes().rstrip() + end)
+
+    told = [(update.percent, update.message) for update in runs.progress if update.message]
+    assert told[-2:] == [(99, "3,376 rows read"), (100, "3,376 rows loaded, 0 failed")]
+    assert not any(message.startswith("0 rows") for _, message in told)
+
+
+async def test_a_deleted_file_is_said_to_be_deleted(runs: HandlerRuns) -> None:
+    file_id = await runs.upload(b"a\n1\n", "data.csv")
+    await runs.files.delete("acme", parse_id("file", file_id))
+
+    with pytest.raises(JobError) as caught:
+        await runs.run("imports:load", {"file_id": file_id, "dataset": "data"})
+
+    assert (caught.value.code, caught.value.retryable) == ("FILE_DELETED", False)
+    assert caught.value.message == f"{file_id} is deleted; millrace files undelete brings it back"
+
+
 async def test_files_of_other_organisations_are_not_found(runs: HandlerRuns) -> None:
     file_id = await runs.upload(b"a\n1\n", "data.csv", org_id="other")
     with pytest.raises(JobError) as caught:

@@ -1,4 +1,5 @@
 import asyncio
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import asyncpg
@@ -10,6 +11,8 @@ from millrace_database.job_lifecycle import (
     Cancellation,
     CancelledJob,
     ClaimedJob,
+    JobFailure,
+    JobSnooze,
     RetriedJob,
     Retry,
     cancel_job,
@@ -20,8 +23,9 @@ from millrace_database.job_lifecycle import (
     hand_back_jobs,
     rescue_jobs,
     retry_job,
+    snooze_jobs,
 )
-from millrace_queue import HandBack, Rescue, Settled
+from millrace_queue import HandBack, Rescue, Settled, promote
 from support.queue_samples import (
     PLENTY,
     SOON,
@@ -141,6 +145,42 @@ async def test_a_failed_job_is_tried_again_with_further_attempts(database: Datab
         assert (again.claim.attempt, again.claim.max_attempts) == (2, 4)
         assert await conn.fetchval("SELECT priority FROM queue") == 7
     assert (await job_record(database, claimed.claim.id)).error_code is None
+
+
+async def test_a_job_that_waits_after_a_failed_attempt_is_due_at_once(database: Database) -> None:
+    claimed = await running_job(database, sample_job(max_attempts=3))
+    job_id = claimed.claim.id
+    async with database.transaction() as conn:
+        failure = JobFailure(claimed.lease, timedelta(hours=1), "DISK_FULL", "It is full.", retryable=True)
+        await fail_jobs(conn, [failure])
+    before = await job_record(database, job_id)
+    async with database.transaction() as conn:
+        assert await retry_job(conn, "other", job_id, 3) == RetriedJob(Retry.NOT_FOUND)
+        assert await promote(conn, limit=10) == []
+        retried = await retry_job(conn, "acme", job_id, 3)
+        assert retried == RetriedJob(Retry.RETRIED, "pending", "reports:generate")
+        # It is due already.
+        assert await retry_job(conn, "acme", job_id, 3) == RetriedJob(Retry.WRONG_STATUS, "pending")
+
+    job = await job_record(database, job_id)
+    assert (job.status, job.attempt, job.max_attempts, job.error_code) == ("pending", 1, 3, "DISK_FULL")
+    assert job.run_at <= job.read_at
+    assert job.version == before.version + 1
+    async with database.transaction() as conn:
+        assert await promote(conn, limit=10) == ["reports:generate"]
+        (again,) = await claim_jobs(conn, await new_worker(conn), {"reports:generate": 1}, 1)
+    assert (again.claim.id, again.claim.attempt, again.claim.max_attempts) == (job_id, 2, 3)
+
+
+async def test_a_job_that_waits_for_another_reason_is_not_hastened(database: Database) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    (planned,) = await created_jobs(database, sample_job(run_at=later))
+    snoozed = await running_job(database)
+    async with database.transaction() as conn:
+        await snooze_jobs(conn, [JobSnooze(snoozed.lease, timedelta(hours=1))])
+        for job_id in (planned, snoozed.claim.id):
+            assert await retry_job(conn, "acme", job_id, 1) == RetriedJob(Retry.WRONG_STATUS, "pending")
+        assert await promote(conn, limit=10) == []
 
 
 async def test_a_cancelled_job_that_never_ran_can_be_tried(database: Database) -> None:

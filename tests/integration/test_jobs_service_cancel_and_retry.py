@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,27 @@ async def test_a_cancelled_job_can_be_tried_again_and_workers_are_told(
             assert await hints.get() == ANY_TYPE
     finally:
         await listening.close()
+
+
+async def test_a_job_that_waits_after_a_failed_attempt_is_tried_at_once(
+    api: JobsApi, database: Database
+) -> None:
+    created = await api.create()
+    job = await claim(database, await start_worker(database))
+    async with database.transaction() as connection:
+        failure = JobFailure(job.lease, timedelta(hours=1), "NO_PAPER", "out of paper", retryable=True)
+        await fail_jobs(connection, [failure])
+    waiting = await api.get(created.job_id)
+
+    retried = await _retry(api, created.job_id)
+
+    assert retried.status == job_pb2.JOB_STATUS_PENDING
+    assert (retried.attempt, retried.max_attempts) == (1, waiting.max_attempts)
+    assert retried.error.code == "NO_PAPER"
+    assert waiting.run_at.seconds - retried.run_at.seconds in range(3_500, 3_601)
+    error = await refusal(_retry(api, created.job_id))
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "or one that waits after a failed attempt" in (error.details() or "")
 
 
 async def test_only_a_failed_or_cancelled_job_can_be_tried_again(api: JobsApi, database: Database) -> None:

@@ -94,7 +94,12 @@ async def test_a_job_waits_for_its_next_attempt(api: JobsApi, database: Database
 
     reason = await _reason(api, created)
     assert reason.cause == Cause.WAITING_CAUSE_SCHEDULED
-    assert reason.until == (await api.get(created.job_id)).run_at
+    run_at = (await api.get(created.job_id)).run_at
+    assert reason.until == run_at
+    assert reason.message == (
+        f"It is not started before {timestamp_to_datetime(run_at):%Y-%m-%d %H:%M:%S} UTC."
+        " Its latest attempt ended with NO_PAPER: no."
+    )
 
 
 async def test_a_job_waits_while_its_type_or_organisation_is_paused(api: JobsApi, database: Database) -> None:

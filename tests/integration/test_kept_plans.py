@@ -184,6 +184,7 @@ _STATEMENTS: dict[str, tuple[str, list[Any]]] = {
     "complete": (statements.COMPLETE, _LEASES),
     "hand back": (statements.HAND_BACK, [*_LEASES, []]),
     "cancel": (statements.CANCEL, [_ids(_HELD)]),
+    "hasten": (statements.HASTEN, [_ids(_READY)[0]]),
     "cancel free": (statements.CANCEL_FREE, [_ids(_HELD)]),
     "fail": (
         attempt_statements.FAIL,

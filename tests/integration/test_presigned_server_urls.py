@@ -47,8 +47,8 @@ async def test_the_longest_names_are_served(store: LocalObjectStore, server: Pre
     assert headers["content-disposition"].endswith("%F0%9F%98%80" * 255)
 
 
-async def test_an_object_that_has_become_shorter_is_not_served(
-    store: LocalObjectStore, server: PresignedServer
+async def test_an_object_that_has_become_shorter_or_is_gone_is_not_served(
+    store: LocalObjectStore, server: PresignedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def request(size_bytes: int | None) -> PresignedRequest:
         return await store.presign_get(
@@ -64,8 +64,15 @@ async def test_an_object_that_has_become_shorter_is_not_served(
 
     for answer in (await send(asked), await send(asked, Range="bytes=0-1")):
         assert answer[::2] == (404, b"the content is damaged\n")
+    told = [vars(record) for record in caplog.records if record.levelname == "ERROR"]
+    assert [(line["object_key"], line["expected_bytes"], line["found_bytes"]) for line in told] == 2 * [
+        (KEY, 10, 4)
+    ]
     assert (await send(of_an_earlier_release))[::2] == (200, b"0123")
     assert (await send(asked, url=asked.url.replace("size=10", "size=4")))[0] == 403
+
+    await store.delete(KEY)
+    assert (await send(asked))[::2] == (404, b"the content is no longer there\n")
 
 
 @pytest.mark.parametrize("content_type", ["text/csv\r\nX-Evil: 1", "täxt/plain", "", " text/csv", "a\0b"])

@@ -134,6 +134,14 @@ async def test_a_cancellation_is_looked_up_by_its_id(large: _Large, conn: asyncp
     assert (await reads_of(conn, statements.CANCEL_FREE, large.held)).rows["queue"] <= 3 * _BATCH
 
 
+async def test_what_is_hastened_is_looked_up_by_its_id(large: _Large, conn: asyncpg.Connection) -> None:
+    waiting = await conn.fetchval("SELECT id FROM queue WHERE state = 'scheduled' LIMIT 1")
+    assert (await reads_of(conn, statements.HASTEN, waiting)).rows["queue"] == 1
+    assert (await reads_of(conn, job_statements.GET_WAITING_FAILED_TYPE, large.jobs[0], "acme")).rows[
+        "jobs"
+    ] <= 1
+
+
 async def test_a_heartbeat_reads_what_the_worker_holds(large: _Large, conn: asyncpg.Connection) -> None:
     assert (await reads_of(conn, statements.HEARTBEAT, large.worker_id, False)).rows["queue"] == _BATCH
     assert (await reads_of(conn, statements.HELD_LEASES, large.worker_id)).rows["queue"] == _BATCH

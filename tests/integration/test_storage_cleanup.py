@@ -1,6 +1,7 @@
 """What a clean-up removes, and what it leaves, in every kind of store."""
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from millrace_storage.cleanup_report import NOTHING, Amount
 from millrace_storage.storage_cleanup import CleanupTimes, clean_up_storage
 from support.object_stores import KINDS
 from support.s3_server import S3Server, running_s3_server
-from support.stored_files import AGO, AT_ONCE, StoredFiles, stored_files
+from support.stored_files import AGO, AT_ONCE, OWNER_KEY, StoredFiles, stored_files
 from support.worker_runs import fetch
 
 _LATER = timedelta(hours=2)
@@ -142,12 +143,16 @@ async def test_an_object_is_removed_when_its_removal_is_due(files: StoredFiles) 
     assert await files.keys() == await files.rows("file_removals") == {waiting}
 
 
-async def test_a_dry_run_counts_and_changes_nothing(files: StoredFiles) -> None:
+async def test_a_dry_run_counts_what_a_run_does_and_changes_nothing(files: StoredFiles) -> None:
     await files.file()
     await files.file("temporary", AGO, content=b"22")
     await files.file("with_job", job_id=new_id(), content=b"333")
     await files.unfinished_write(await files.upload("stream", AGO))
     await files.object(await files.removal(size=5))
+    # Of uploads that were cancelled or refused.
+    for _ in range(3):
+        await files.unfinished_write(await files.removal(size=0))
+    await files.removal(due_in=_LATER)
     await files.object(content=b"7777777")
     await files.unfinished_write()
     before = await _everything(files)
@@ -156,13 +161,27 @@ async def test_a_dry_run_counts_and_changes_nothing(files: StoredFiles) -> None:
 
     assert await _everything(files) == before
     assert dry.dry_run
-    assert (dry.uploads, dry.files_of_gone_jobs, dry.files) == (Amount(1), Amount(1, 3), Amount(1, 2))
-    assert (dry.removals, dry.writes, dry.objects) == (Amount(1, 5), Amount(1), Amount(1, 7))
+    assert (dry.uploads, dry.files_of_gone_jobs, dry.files) == (Amount(1), Amount(1, 3), Amount(2, 5))
+    assert (dry.removals, dry.writes, dry.objects) == (Amount(7, 10), Amount(1), Amount(1, 7))
+    assert dry.waiting == Amount(1, 1)
 
     wet = await clean_up_storage(files.database, files.stores, times=AT_ONCE)
-    assert (wet.uploads, wet.writes, wet.objects) == (dry.uploads, dry.writes, dry.objects)
-    assert wet.files == dry.files + dry.files_of_gone_jobs
-    assert wet.removals == dry.removals + wet.files + wet.uploads
+    assert replace(wet, dry_run=True, seconds=dry.seconds) == dry
+
+
+async def test_a_dry_run_counts_what_a_run_leaves_alone(files: StoredFiles) -> None:
+    await files.object(files.prefix + OWNER_KEY, b"another database")
+    await files.file("temporary", AGO)
+    await files.upload("stream", AGO)
+    await files.removal(size=5)
+    await files.removal(provider="s3" if files.store.provider == "local" else "local")
+
+    dry = await clean_up_storage(files.database, files.stores, dry_run=True)
+
+    assert (dry.removals, dry.waiting) == (NOTHING, Amount(4, 13))
+    wet = await clean_up_storage(files.database, files.stores)
+    assert replace(wet, dry_run=True, seconds=dry.seconds) == dry
+    assert len(wet.left_alone) == len(wet.problems) == 1
 
 
 async def _everything(files: StoredFiles) -> list[object]:

@@ -34,6 +34,9 @@ async def test_the_command_says_what_it_removed(files: StoredFiles, command: Com
     dry = await command.succeed("clean-up", "--dry-run", "--json")
     assert (dry.line["dry_run"], dry.line["files"]) == (True, {"count": 1, "bytes": 5})
     assert len(await files.keys()) == 2
+    dry = await command.succeed("clean-up", "--dry-run")
+    words, *_ = [line.split() for line in dry.stdout.splitlines() if "expired files" in line]
+    assert words == ["expired", "files", "would", "be", "removed", "1", "5", "bytes"]
 
     wet = await command.succeed("clean-up")
     assert [line.split() for line in wet.stdout.splitlines() if "expired files" in line] == [
@@ -75,6 +78,17 @@ async def test_the_command_says_that_there_can_be_no_such_database(tmp_path: Pat
     [line] = outcome.stderr.splitlines()
     assert line.startswith("millrace clean-up: MILLRACE_DATABASE_URL: ")
     assert "secret" not in line
+
+
+@pytest.mark.parametrize("name", ["clean-up", "maintenance"])
+async def test_commands_make_no_database_where_there_is_none(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "data"
+    outcome = await CommandLine({"MILLRACE_DATA_DIR": str(folder)}).run(name, "--dry-run")
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert outcome.stderr.splitlines() == [
+        f"millrace {name}: there is no embedded database in {folder} (MILLRACE_DATA_DIR), and MILLRACE_DATABASE_URL is not set"
+    ]
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ async def test_many_removals_that_came_at_once_are_taken_by_a_batch(
     ("statement", "tables"),
     [
         (statements.KNOWN_OBJECTS, ("files", "file_uploads", "file_removals")),
-        (statements.UPLOADED_OBJECTS, ("file_uploads",)),
+        (statements.CLAIMED_WRITES, ("file_uploads", "file_removals")),
     ],
 )
 async def test_objects_are_looked_up_by_their_keys(
@@ -241,6 +241,10 @@ async def test_counting_reads_what_is_counted(conn: asyncpg.Connection) -> None:
     reads = await reads_of(conn, statements.COUNT_EXPIRED_UPLOADS, _HOUR)
     assert reads.rows["file_uploads"] == _UPLOADS // 10
     reads = await reads_of(conn, statements.COUNT_REMOVALS)
+    assert reads.rows["file_removals"] == _FILES // 10
+    reads = await reads_of(conn, statements.COUNT_DOOMED_OBJECTS, _HOUR, ["s3"], [""], [""])
+    assert reads.rows["files"] == _FILES // 50
+    assert reads.rows["file_uploads"] == _UPLOADS // 10
     assert reads.rows["file_removals"] == _FILES // 10
     waiting = await conn.fetchrow(statements.COUNT_WAITING_REMOVALS)
     assert waiting is not None

@@ -89,6 +89,19 @@ async def test_a_download_is_not_repeated_by_the_client_too(service: _Service) -
     assert caught.value.retry_after is not None
 
 
+async def test_a_confirmation_is_not_repeated_by_the_client_either(service: _Service) -> None:
+    upload = await initiate(service.api)
+    assert await put(upload) == 200
+    service.requests()
+    service.is_away = True
+    with pytest.raises(UnavailableError):
+        await service.client.files.confirm_upload(upload.upload_id)
+    assert service.requests() == {"PUT": _ATTEMPTS, "HEAD": _ATTEMPTS}
+
+    service.is_away = False
+    assert (await service.client.files.confirm_upload(upload.upload_id)).size_bytes == len(CONTENT)
+
+
 async def test_a_confirmation_leaves_what_was_uploaded_to_the_next_one(service: _Service) -> None:
     upload = await initiate(service.api)
     assert await put(upload) == 200

@@ -277,6 +277,23 @@ async def test_a_job_that_is_retried_has_the_whole_patience(
     ]
 
 
+async def test_a_job_that_waits_is_run_at_once_when_it_is_retried(
+    database: Database, registry: Registry, store: _Store, tmp_path: Path
+) -> None:
+    async with worker(database, registry, tmp_path):
+        options = JobOptions(retry=RetryRule(initial_delay=timedelta(hours=1), max_delay=timedelta(hours=1)))
+        (job_id,) = await create(database, _TYPE, options=options)
+        _, wait = await _put_off(database, job_id, 1)
+        assert wait > timedelta(minutes=50)
+        store.error = None
+        async with database.transaction() as connection:
+            await retry_job(connection, ORG, job_id, further_attempts=4)
+        await fetch(database, "SELECT pg_notify($1, $2)", CHANNEL_READY, _TYPE)
+        job = await finished(database, job_id)
+
+    assert (job.status, job.attempt, job.max_attempts) == ("completed", 2, 4)
+
+
 async def test_a_file_is_stored_once_its_server_is_back(
     database: Database, tmp_path: Path, s3_bucket: S3Bucket
 ) -> None:

@@ -249,6 +249,9 @@ class Model:
         job = self.jobs[job_id]
         if job.org_id != org_id:
             return Retry.NOT_FOUND
+        if job.status == "pending" and job.error_code and job.entry == "scheduled" and job.due_at > self.now:
+            job.due_at = self.now
+            return Retry.RETRIED
         if job.status not in ("failed", "cancelled"):
             return Retry.WRONG_STATUS
         job.max_attempts = job.attempt + further_attempts

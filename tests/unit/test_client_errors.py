@@ -107,10 +107,11 @@ def test_a_field_that_the_message_names_already_is_not_repeated() -> None:
     [
         (
             "Error in HTTP transport completing operation: on_write_finished_cb (sendmsg: Broken pipe (32))",
-            "the connection to the service broke",
+            "the service stopped, or the connection to it broke",
         ),
-        ("Stream removed (Socket closed)", "the connection to the service broke"),
-        ("recvmsg:Connection reset by peer", "the connection to the service broke"),
+        ("Cancelling all calls", "the service stopped, or the connection to it broke"),
+        ("Stream removed (Socket closed)", "the service stopped, or the connection to it broke"),
+        ("recvmsg:Connection reset by peer", "the service stopped, or the connection to it broke"),
         (
             "last error: UNKNOWN: ipv4:127.0.0.1:1: Failed to connect to remote host: Connection refused",
             "the service at 127.0.0.1:1 cannot be reached: Connection refused",

@@ -1,7 +1,7 @@
 import pytest
 
 from millrace_storage import StoreRefusedError, StoreUnavailableError
-from millrace_worker.store_failures import store_failure
+from millrace_worker.store_failures import store_failure, store_words
 
 _AWAY = StoreUnavailableError("no answer")
 
@@ -23,3 +23,8 @@ def test_errors_of_nothing_but_a_store_that_is_away_are_an_outage(error: Excepti
 @pytest.mark.parametrize("other", [ValueError("wrong"), StoreRefusedError("no")])
 def test_what_failed_in_another_way_as_well_is_no_outage(other: Exception) -> None:
     assert store_failure(ExceptionGroup("", [_AWAY, other])) is None
+
+
+def test_operators_are_told_each_of_the_stores_words_once() -> None:
+    group = ExceptionGroup("", [_AWAY, ExceptionGroup("", [_AWAY, StoreUnavailableError("none")])])
+    assert store_words(group) == "StoreUnavailableError: no answer; StoreUnavailableError: none"

@@ -4,8 +4,11 @@ import re
 from urllib.parse import unquote
 
 _BROKEN = re.compile(
-    r"Stream removed|Error in HTTP transport|Socket closed|GOAWAY|(?:send|recv)msg:|Connection reset by peer"
+    r"Cancelling all calls|Stream removed|Error in HTTP transport|Socket closed|GOAWAY|(?:send|recv)msg:|Connection reset by peer"
 )
+BROKEN = "the service stopped, or the connection to it broke"
+"""What is said of a call that ended in the middle."""
+
 _NOT_MADE = re.compile(r"(?:ipv[46]:)?(\S+): Failed to connect to remote host: (?:connect: )?(.*)")
 
 
@@ -14,4 +17,4 @@ def in_words(details: str) -> str:
     if refused := _NOT_MADE.search(details):
         address, why = refused.groups()
         return f"the service at {unquote(address)} cannot be reached: {why}"
-    return "the connection to the service broke" if _BROKEN.search(details) else details
+    return BROKEN if _BROKEN.search(details) else details

@@ -16,12 +16,14 @@ from millrace_client.errors import TransferError
 from millrace_client.file_upload import Upload
 from millrace_client.upload import Progress
 
-_BLOCK_BYTES = 512 * 1024
-_TRIES = 4
+# Small, since a whole block has to be taken within the time in which something must happen.
+_BLOCK_BYTES = 128 * 1024
+_TRIES = 3
 _FIRST_PAUSE_SECONDS = 0.3
 _CONNECTING_SECONDS = 10.0
-# A store that says nothing for so long has gone away.
-_SILENT_SECONDS = 120.0
+
+STALL_SECONDS = 60.0
+"""A store that neither takes more of a content nor answers for so long has gone away."""
 
 
 async def put_directly(
@@ -29,11 +31,14 @@ async def put_directly(
     source: str | os.PathLike[str] | bytes,
     size_bytes: int,
     on_progress: Progress | None,
+    stall_seconds: float = STALL_SECONDS,
 ) -> None:
     """Send the content of a path, or bytes, by the request of `upload`; tried again when the store cannot be reached.
 
+    That is also one that takes no connection within 10 seconds, or nothing more and does not answer for `stall_seconds`.
+
     Raises:
-        TransferError: the store refused it, could not be reached in four tries, or the content is shorter than announced.
+        TransferError: the store refused it, could not be reached in three tries, or the content is shorter than announced.
         OSError: the path cannot be read.
 
     """
@@ -45,7 +50,7 @@ async def put_directly(
 
     tries = 0
     while True:
-        sending = _Sending(upload, source, size_bytes, tell)
+        sending = _Sending(upload, source, size_bytes, tell, stall_seconds)
         try:
             return await _in_thread(sending)
         except TransferError as error:
@@ -75,12 +80,15 @@ class _Sending:
         source: str | os.PathLike[str] | bytes,
         size_bytes: int,
         tell: Callable[[int], None],
+        stall_seconds: float,
     ) -> None:
         self._upload = upload
         self._source = source
         self._size = size_bytes
         self._tell = tell
+        self._stall_seconds = stall_seconds
         self._connection: http.client.HTTPConnection | None = None
+        self._is_connected = False
         self._stopped = False
 
     def run(self) -> None:
@@ -91,6 +99,15 @@ class _Sending:
                 f"the object store answered {status} {reason}", retryable=status >= 500 or status == 429
             )
 
+    def _unreachable(self, store: str, error: Exception) -> TransferError:
+        if not isinstance(error, TimeoutError):
+            why = getattr(error, "strerror", None) or str(error) or "the connection broke"
+        elif self._is_connected:
+            why = f"it took nothing more and did not answer for {self._stall_seconds:g} s"
+        else:
+            why = f"no connection within {_CONNECTING_SECONDS:g} s"
+        return TransferError(f"the object store at {store} cannot be reached: {why}", retryable=True)
+
     def _send(self, body: "_Watched") -> tuple[int, str]:
         """Make the request, and return status and reason of the answer."""
         url = urlsplit(self._upload.url)
@@ -100,7 +117,8 @@ class _Sending:
         headers = {**self._upload.headers} | {"Content-Length": str(self._size)}
         try:
             connection.connect()
-            connection.sock.settimeout(_SILENT_SECONDS)
+            self._is_connected = True
+            connection.sock.settimeout(self._stall_seconds)
             # A store that refuses may answer and close before everything has been sent.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(self._upload.method, f"{url.path}?{url.query}", body=body, headers=headers)
@@ -109,7 +127,7 @@ class _Sending:
         except (http.client.HTTPException, OSError) as error:
             if body.failure is not None:
                 raise body.failure from None
-            raise TransferError(f"the object store cannot be reached: {error!r}", retryable=True) from error
+            raise self._unreachable(url.netloc, error) from error
         finally:
             connection.close()
         return answer.status, answer.reason

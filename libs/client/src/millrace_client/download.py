@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -30,6 +31,9 @@ DownloadCall: TypeAlias = (
 OpenDownload: TypeAlias = Callable[[int], DownloadCall]
 """Begins a download at an offset in bytes."""
 
+OnResume: TypeAlias = Callable[[int, int], None]
+"""Called with the bytes that an earlier download has left and the bytes there are, before the rest is fetched."""
+
 _FIRST_PAUSE_SECONDS = 0.2
 _TRIES_WITHOUT_PROGRESS = 5
 
@@ -40,19 +44,23 @@ async def receive(
     on_progress: Progress | None,
     *,
     resume: bool = False,
+    replace: bool = True,
+    on_resume: OnResume | None = None,
 ) -> File:
     """Write a download to a path or a binary stream, and check its size and hash.
 
     A download that breaks off because the service cannot be reached goes on where it was, as long as something arrives within
     five tries. A path gets its new content whole or not at all; in a folder the file gets its own name, made safe. With
     `resume`, what has arrived when it fails is kept beside the path, of which the error has a note, and the next goes on with
-    it. Of a stream nobody can take back what was written before ContentMismatchError was raised.
+    it. Without `replace` FileExistsError is raised when something is at the path, before or at the end. Of a stream nobody can
+    take back what was written before ContentMismatchError was raised.
     """
     async with contextlib.aclosing(_resumed(open_download)) as responses:
         file = read_file((await anext(responses)).file)
         if isinstance(to, str | os.PathLike):
-            path = await _target(Path(to), file)
-            await _receive_into_path(open_download, responses, file, path, on_progress, resume=resume)
+            path = await _target(Path(to), file, replace=replace)
+            arriving = _Arriving(open_download, file, path, on_progress, on_resume)
+            await _receive_into_path(arriving, responses, resume=resume, replace=replace)
         else:
             await _copy(responses, file, to, on_progress)
     return file
@@ -109,35 +117,47 @@ async def _responses(call: DownloadCall) -> AsyncGenerator[_Response, None]:
         call.cancel()
 
 
-async def _target(path: Path, file: File) -> Path:
+async def _target(path: Path, file: File, *, replace: bool) -> Path:
     if await asyncio.to_thread(path.is_dir):
         path /= safe_file_name(file)
-    if await asyncio.to_thread(_is_special, path):
+    if await asyncio.to_thread(is_special, path):
         raise FileExistsError(errno.EEXIST, "Not a regular file", str(path))
+    # Found out before everything is fetched; what appears later is found out at the end.
+    if not replace and await asyncio.to_thread(os.path.lexists, path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     return path
 
 
+@dataclass(frozen=True, slots=True)
+class _Arriving:
+    """A download to a path, and who is told of it."""
+
+    open_download: OpenDownload
+    file: File
+    path: Path
+    on_progress: Progress | None
+    on_resume: OnResume | None
+
+
 async def _receive_into_path(
-    open_download: OpenDownload,
-    responses: AsyncGenerator[_Response, None],
-    file: File,
-    path: Path,
-    on_progress: Progress | None,
-    *,
-    resume: bool,
+    arriving: _Arriving, responses: AsyncGenerator[_Response, None], *, resume: bool, replace: bool
 ) -> None:
+    file, path = arriving.file, arriving.path
     partial = await open_partial(path, file.sha256)
     try:
         arrived = await asyncio.to_thread(partial.read) if resume else Arrived()
         if 0 < arrived.size_bytes <= file.size_bytes:
             # Nothing is to wait for what is already there.
             await responses.aclose()
-            await _go_on(open_download, file, partial, on_progress, arrived)
+            await _go_on(arriving, partial, arrived)
         else:
             await asyncio.to_thread(partial.begin_anew)
-            await _copy(responses, file, partial.sink, on_progress)
-        await put_in_place(partial, path)
+            await _copy(responses, file, partial.sink, arriving.on_progress)
+        await put_in_place(partial, path, replace=replace)
     except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            # Such as a full disk, which writing says nothing more of.
+            error.filename = str(path)
         if not resume or isinstance(error, ContentMismatchError):
             partial.remove()
         elif size := partial.leave():
@@ -147,20 +167,18 @@ async def _receive_into_path(
         raise
 
 
-async def _go_on(
-    open_download: OpenDownload,
-    file: File,
-    partial: PartialFile,
-    on_progress: Progress | None,
-    arrived: Arrived,
-) -> None:
+async def _go_on(arriving: _Arriving, partial: PartialFile, arrived: Arrived) -> None:
     """Receive what is behind that which an earlier download has left, and all of it when that turns out to be damaged."""
+    file, on_progress = arriving.file, arriving.on_progress
+    if arriving.on_resume is not None:
+        arriving.on_resume(arrived.size_bytes, file.size_bytes)
     try:
-        async with contextlib.aclosing(_resumed(open_download, arrived.size_bytes, file.sha256)) as rest:
+        resumed = _resumed(arriving.open_download, arrived.size_bytes, file.sha256)
+        async with contextlib.aclosing(resumed) as rest:
             await _copy(rest, file, partial.sink, on_progress, arrived)
     except ContentMismatchError:
         await asyncio.to_thread(partial.begin_anew)
-        async with contextlib.aclosing(_resumed(open_download, 0, file.sha256)) as responses:
+        async with contextlib.aclosing(_resumed(arriving.open_download, 0, file.sha256)) as responses:
             await _copy(responses, file, partial.sink, on_progress)
 
 
@@ -196,6 +214,6 @@ def safe_file_name(file: File) -> str:
     return name
 
 
-def _is_special(path: Path) -> bool:
+def is_special(path: Path) -> bool:
     """Say whether there is a device or the like, which a file must not take the place of."""
     return path.exists() and not path.is_file()

@@ -10,8 +10,8 @@ from typing import BinaryIO, Unpack
 
 from millrace.files.v1 import files_service_pb2 as messages
 from millrace_client.connection import read_pages
-from millrace_client.direct_upload import put_directly
-from millrace_client.download import DownloadCall, receive
+from millrace_client.direct_upload import STALL_SECONDS, put_directly
+from millrace_client.download import DownloadCall, OnResume, receive
 from millrace_client.errors import CallError
 from millrace_client.file import (
     DownloadUrl,
@@ -83,13 +83,15 @@ class FilesClient(FileUploadsClient):
         temporary: bool = False,
         created_by: str = "",
         on_progress: Progress | None = None,
+        stall_timeout: float = STALL_SECONDS,
         timeout: float | None = None,
     ) -> File:
         """Store a file as `upload` does, but send its content straight to the object store, up to 5 GiB.
 
         `timeout` is that of each of the two calls; confirming takes as long as the service needs to read the file once. A
-        store that cannot be reached is tried again (TransferError in the end). An upload that fails is cancelled. TypeError for
-        a stream, whose length is not known.
+        store that cannot be reached is given three tries (TransferError in the end), and so is one that takes nothing more and
+        does not answer for `stall_timeout` seconds. An upload that fails is cancelled. TypeError for a stream, whose length is
+        not known.
         """
         if isinstance(source, AsyncIterable):
             raise TypeError("upload_directly takes a path or bytes; a stream goes with upload")
@@ -105,7 +107,7 @@ class FilesClient(FileUploadsClient):
             timeout=timeout,
         )
         try:
-            await put_directly(upload, source, content.size_bytes or 0, on_progress)
+            await put_directly(upload, source, content.size_bytes or 0, on_progress, stall_timeout)
             return await self.confirm_upload(upload.upload_id, timeout=timeout)
         except BaseException:
             await self._give_up(upload.upload_id)
@@ -126,7 +128,9 @@ class FilesClient(FileUploadsClient):
         to: str | os.PathLike[str] | BinaryIO,
         *,
         resume: bool = False,
+        replace: bool = True,
         on_progress: Progress | None = None,
+        on_resume: OnResume | None = None,
         timeout: float | None = None,
     ) -> File:
         """Write a file to a path, into a folder under its own name, or to an open binary stream.
@@ -134,7 +138,9 @@ class FilesClient(FileUploadsClient):
         A path is replaced only once everything has arrived and has the size and hash it should have
         (ContentMismatchError); a stream may have got some of it. A download that breaks off goes on where it was; `timeout` is
         then that of each part. With `resume` what has arrived at a path when it fails is kept, as a hidden file beside it, from
-        1 MiB on, and another download of the same content to the same path goes on with it. In a folder its name is made safe: of a path the last part, without what some system
+        1 MiB on, and another download of the same content to the same path goes on with it; `on_resume` is called first, with the
+        bytes that are there and the bytes there are to be. Without `replace` nothing that is
+        at the path is replaced, also when it appears meanwhile (FileExistsError). In a folder its name is made safe: of a path the last part, without what some system
         takes for special. DataLossError when the content is no longer there; OSError when it cannot be written;
         FailedPreconditionError when it is deleted. `on_progress` is called with the bytes received and the bytes there are.
         """
@@ -143,7 +149,9 @@ class FilesClient(FileUploadsClient):
             request = messages.DownloadFileRequest(org_id=self._org_id, file_id=file_id, offset=offset)
             return self._connection.files.DownloadFile(request, timeout=timeout)
 
-        return await receive(open_download, to, on_progress, resume=resume)
+        return await receive(
+            open_download, to, on_progress, resume=resume, replace=replace, on_resume=on_resume
+        )
 
     async def read(self, file_id: str, *, timeout: float | None = None) -> bytes:
         """Return the content of a file that fits into memory, checked as in `download`."""

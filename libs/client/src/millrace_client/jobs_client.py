@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from millrace.jobs.v1 import jobs_service_pb2 as messages
 from millrace_client.connection import Connection, read_pages
-from millrace_client.download import DownloadCall, describe, receive
+from millrace_client.download import DownloadCall, OnResume, describe, receive
 from millrace_client.errors import from_status
 from millrace_client.file import File
 from millrace_client.job import Job, JobStatus, read_details, read_job, status_value
@@ -215,7 +215,9 @@ class JobsClient:
         to: str | os.PathLike[str] | BinaryIO,
         *,
         resume: bool = False,
+        replace: bool = True,
         on_progress: Progress | None = None,
+        on_resume: OnResume | None = None,
         timeout: float | None = None,
     ) -> File:
         """Write what a completed job came to, as `files.download` does: the file that its output names as its `file_id`.
@@ -228,7 +230,9 @@ class JobsClient:
             request = messages.DownloadJobOutputRequest(org_id=self._org_id, job_id=job_id, offset=offset)
             return self._connection.jobs.DownloadJobOutput(request, timeout=timeout)
 
-        return await receive(open_download, to, on_progress, resume=resume)
+        return await receive(
+            open_download, to, on_progress, resume=resume, replace=replace, on_resume=on_resume
+        )
 
     async def describe_output(self, job_id: str, *, timeout: float | None = None) -> File:
         """Return what `download_output` would write; the same errors."""
@@ -248,7 +252,8 @@ class JobsClient:
     async def retry(self, job_id: str, *, timeout: float | None = None) -> Job:
         """Make a failed or cancelled job wait for a worker again, with as many further attempts as its type gives.
 
-        Never repeated by itself. FailedPreconditionError when the job is neither failed nor cancelled.
+        One that waits for its time after a failed attempt is due at once, with the attempts it has left. Never repeated by
+        itself. FailedPreconditionError when the job is neither.
         """
         request = messages.RetryJobRequest(org_id=self._org_id, job_id=job_id)
         response = await self._connection.call(self._connection.jobs.RetryJob, request, timeout)

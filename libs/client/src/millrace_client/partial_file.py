@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -57,14 +58,20 @@ class PartialFile:
         self.sink.seek(0)
         self.sink.truncate()
 
-    def replace(self, target: Path) -> None:
-        """Put it in the place of the target, safely on the disk, and let go of it."""
+    def put(self, target: Path, *, replace: bool) -> None:
+        """Make it the target, safely on the disk, and let go of it.
+
+        FileExistsError when something is there that is not to be replaced: then it is held as before.
+        """
         self.sink.flush()
         os.fsync(self.sink.fileno())
         if not self.is_found_again:
             # Windows moves no open file.
             self.sink.close()
-        self.path.replace(target)
+        if replace:
+            self.path.replace(target)
+        else:
+            _move_where_nothing_is(self.path, target)
         self.sink.close()
 
     def leave(self) -> int:
@@ -112,9 +119,9 @@ async def open_partial(target: Path, sha256: str) -> PartialFile:
         raise OSError(error.errno, error.strerror, str(target.parent)) from error
 
 
-async def put_in_place(partial: PartialFile, target: Path) -> None:
-    """Do as `PartialFile.replace`; when cancelled meanwhile, not before it is known whether it is in its place."""
-    await _ended(asyncio.ensure_future(asyncio.to_thread(partial.replace, target)))
+async def put_in_place(partial: PartialFile, target: Path, *, replace: bool) -> None:
+    """Do as `PartialFile.put`; when cancelled meanwhile, not before it is known whether it is in its place."""
+    await _ended(asyncio.ensure_future(asyncio.to_thread(partial.put, target, replace=replace)))
 
 
 async def _ended(step: asyncio.Future[_T]) -> _T:
@@ -124,6 +131,19 @@ async def _ended(step: asyncio.Future[_T]) -> _T:
     except asyncio.CancelledError:
         await asyncio.wait([step])
         raise
+
+
+def _move_where_nothing_is(path: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(path)
+    except FileExistsError:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+    except OSError:
+        # A file system without links: who makes the file has the name, and replaces what is its own.
+        target.touch(exist_ok=False)
+        path.replace(target)
+    else:
+        path.unlink()
 
 
 def _take(target: Path, sha256: str) -> PartialFile:

@@ -65,6 +65,10 @@ class EmbeddedPostgresError(Exception):
     """The embedded server did not start; the message says why and where its log is."""
 
 
+class EmbeddedPostgresMissingError(EmbeddedPostgresError):
+    """There is no embedded server, and none is to be made; the message says where none is, in one line."""
+
+
 class EmbeddedPostgres:
     """One use of the server of a data folder.
 
@@ -127,15 +131,18 @@ class EmbeddedPostgres:
 
 
 @asynccontextmanager
-async def resolve_database(url: str | None, data_dir: Path) -> AsyncIterator[str]:
+async def resolve_database(url: str | None, data_dir: Path, *, make: bool = True) -> AsyncIterator[str]:
     """Give the URL of the database to use: `url` in its normal form, or, when None, an embedded server's.
 
     The embedded server of `data_dir` runs at least until the block is left. Raises ValueError when `url` is no
-    Postgres URL, EmbeddedPostgresError when the embedded server does not start.
+    Postgres URL, EmbeddedPostgresError when the embedded server does not start. Without `make` nothing is made where there
+    is none yet: EmbeddedPostgresMissingError.
     """
     if url is not None:
         yield normalise_url(url)
         return
+    if not make:
+        _refuse_absent(data_dir)
     server = await asyncio.to_thread(EmbeddedPostgres.start, data_dir)
     try:
         yield server.url
@@ -210,6 +217,13 @@ def _accepts_connections(sockets: Path) -> bool:
         env={"LC_ALL": "C"},
     )
     return answer.returncode == 0
+
+
+def _refuse_absent(data_dir: Path) -> None:
+    if not (data_dir / "postgres" / "cluster").exists():
+        raise EmbeddedPostgresMissingError(
+            f"there is no embedded database in {data_dir.absolute()} (MILLRACE_DATA_DIR), and MILLRACE_DATABASE_URL is not set"
+        )
 
 
 def _refuse_other_version(cluster: Path) -> None:

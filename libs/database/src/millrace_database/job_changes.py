@@ -197,9 +197,9 @@ class Retry(enum.Enum):
     NOT_FOUND = "not found"
     """The organisation has no such job."""
     WRONG_STATUS = "wrong status"
-    """It has neither failed nor been cancelled."""
+    """It has neither failed nor been cancelled, nor waits for its time after a failed attempt."""
     RETRIED = "retried"
-    """It is pending again."""
+    """It is pending again, or due at once."""
     KEY_TAKEN = "key taken"
     """Another job has its unique key now, and nothing changed."""
 
@@ -211,7 +211,7 @@ class RetriedJob:
     Attributes:
         outcome: what became of the wish.
         status: the job's status now; empty when it was not found.
-        type: the job's type; empty when it is neither failed nor cancelled.
+        type: the job's type; empty when it is not to be tried again.
         holder_id: the job that has its unique key, when KEY_TAKEN.
 
     """

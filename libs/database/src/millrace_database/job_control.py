@@ -70,9 +70,13 @@ async def retry_job(conn: asyncpg.Connection, org_id: str, job_id: UUID, further
     Its attempts go on counting, and its error is kept until the next one starts. It takes its unique key again; if
     another job has it meanwhile, nothing changes. If the transaction that creates the other is still open, this one waits
     for its end.
+
+    A pending job that waits for its time after an attempt failed is due at once instead, with the attempts it has left.
     """
     row = await conn.fetchrow(job_statements.LOCK_RETRYABLE_JOB, job_id, org_id)
     if row is None:
+        if type_ := await _hasten(conn, org_id, job_id):
+            return RetriedJob(Retry.RETRIED, "pending", type_)
         status = await conn.fetchval(job_statements.GET_STATUS, job_id, org_id)
         return RetriedJob(Retry.NOT_FOUND) if status is None else RetriedJob(Retry.WRONG_STATUS, status)
     entry = job_entry(
@@ -90,3 +94,12 @@ async def retry_job(conn: asyncpg.Connection, org_id: str, job_id: UUID, further
             return RetriedJob(Retry.KEY_TAKEN, row["status"], row["type"], holder.id)
     await conn.execute(job_statements.RETRY_JOB, job_id, entry.max_attempts)
     return RetriedJob(Retry.RETRIED, "pending", row["type"])
+
+
+async def _hasten(conn: asyncpg.Connection, org_id: str, job_id: UUID) -> str | None:
+    """Make a job due that waits for its next attempt after one failed, and return its type; None: it does not wait so."""
+    type_: str | None = await conn.fetchval(job_statements.GET_WAITING_FAILED_TYPE, job_id, org_id)
+    if type_ is None or not await millrace_queue.hasten(conn, job_id):
+        return None
+    await conn.execute(job_statements.HASTEN_JOB, job_id)
+    return type_

@@ -200,6 +200,14 @@ SET status = 'pending', completed_at = NULL, run_at = now(), max_attempts = $2::
 WHERE job_id = $1::uuid
 """
 
+GET_WAITING_FAILED_TYPE = """
+SELECT type
+FROM jobs
+WHERE job_id = $1::uuid AND org_id = $2::text AND status = 'pending' AND error_code IS NOT NULL
+"""
+
+HASTEN_JOB = "UPDATE jobs SET run_at = now(), version = version + 1 WHERE job_id = $1::uuid"
+
 # NULL leaves a value as it is.
 REPORT_PROGRESS = """
 UPDATE jobs

@@ -141,15 +141,21 @@ async def _taken(
     rows = await conn.fetch(
         statement,
         taking.until,
-        [provider for provider, _, _ in away],
-        [bucket for _, bucket, _ in away],
-        [prefix for _, _, prefix in away],
+        *_columns(away),
         taking.limit,
         taking.first_pause,
         taking.longest_pause,
         after,
     )
     return sorted((Removal(**row) for row in rows), key=attrgetter("object_key"))
+
+
+def _columns(away: Collection[tuple[str, str, str]]) -> tuple[list[str], list[str], list[str]]:
+    return (
+        [provider for provider, _, _ in away],
+        [bucket for _, bucket, _ in away],
+        [prefix for _, _, prefix in away],
+    )
 
 
 async def removals_done(conn: asyncpg.Connection, provider: str, bucket: str, keys: Sequence[str]) -> None:
@@ -160,6 +166,25 @@ async def removals_done(conn: asyncpg.Connection, provider: str, bucket: str, ke
 async def count_removals(conn: asyncpg.Connection) -> tuple[int, int]:
     """Return how many objects are to be removed now, and how many bytes they have as far as that is known."""
     return await _count_and_bytes(conn, statements.COUNT_REMOVALS)
+
+
+@dataclass(frozen=True, slots=True)
+class DoomedObjects:
+    """How many objects of a store a clean-up finds to be removed, in places that are left out or in others."""
+
+    provider: str
+    bucket: str
+    is_left_out: bool
+    count: int
+    bytes: int
+
+
+async def count_doomed_objects(
+    conn: asyncpg.Connection, away: Collection[tuple[str, str, str]], *, presigned_slack: timedelta
+) -> Sequence[DoomedObjects]:
+    """Return what would be to be removed now if the expired files and uploads had been, those of `away` places apart."""
+    rows = await conn.fetch(statements.COUNT_DOOMED_OBJECTS, presigned_slack, *_columns(away))
+    return [DoomedObjects(**row) for row in rows]
 
 
 async def count_waiting_removals(conn: asyncpg.Connection) -> tuple[int, int]:
@@ -174,9 +199,9 @@ async def unknown_objects(conn: asyncpg.Connection, keys: Sequence[str]) -> set[
 
 
 async def abandoned_writes(conn: asyncpg.Connection, keys: Sequence[str]) -> set[str]:
-    """Return those of the keys that are not of an upload."""
-    uploaded = {row["object_key"] for row in await conn.fetch(statements.UPLOADED_OBJECTS, keys)}
-    return set(keys) - uploaded
+    """Return those of the keys that are neither of an upload nor of a removal that is due, which undoes writes, too."""
+    claimed = {row["object_key"] for row in await conn.fetch(statements.CLAIMED_WRITES, keys)}
+    return set(keys) - claimed
 
 
 async def _count_and_bytes(conn: asyncpg.Connection, statement: str) -> tuple[int, int]:

@@ -148,22 +148,26 @@ COUNT_EXPIRED_FILES = """
 SELECT count(*) AS count, coalesce(sum(size_bytes), 0)::bigint AS bytes FROM files WHERE expires_at <= now()
 """
 
-# $1 what is due until when, $2, $3 and $4 the providers, buckets and beginnings of keys to leave out, $5 how many, $6 and $7 how
+# $2, $3 and $4 the providers, buckets and beginnings of keys to leave out.
+_LEFT_OUT = """
+    EXISTS (
+        SELECT FROM unnest($2::text[], $3::text[], $4::text[]) AS away (provider, bucket, prefix)
+        WHERE away.provider = removal.provider AND away.bucket = removal.bucket
+            AND (
+                starts_with(removal.object_key, away.prefix || 'org-')
+                OR starts_with(removal.object_key, away.prefix || 'incoming/')
+            )
+    )
+"""
+
+# $1 what is due until when, $2, $3 and $4 what to leave out, $5 how many, $6 and $7 how
 # long to wait after the first failure, and at most. Taking one is a try, and puts it off until the next: whoever has tried in
 # vain, or has died, need not write anything.
 _TAKE_REMOVALS = """
 WITH due AS MATERIALIZED (
     SELECT object_key, provider, bucket, due_at
     FROM file_removals AS removal
-    WHERE {next} AND due_at <= $1::timestamptz
-        AND NOT EXISTS (
-            SELECT FROM unnest($2::text[], $3::text[], $4::text[]) AS away (provider, bucket, prefix)
-            WHERE away.provider = removal.provider AND away.bucket = removal.bucket
-                AND (
-                    starts_with(removal.object_key, away.prefix || 'org-')
-                    OR starts_with(removal.object_key, away.prefix || 'incoming/')
-                )
-        )
+    WHERE {next} AND due_at <= $1::timestamptz AND NOT {left_out}
     ORDER BY {order}
     LIMIT $5::integer
     FOR UPDATE SKIP LOCKED
@@ -178,10 +182,14 @@ RETURNING removal.object_key, removal.provider, removal.bucket, removal.size_byt
 
 # $8 the last key of the last batch, or nothing. What nobody has tried yet, folder by folder: a batch by the time would be
 # spread over all of them, and a disk flushes each folder for itself.
-TAKE_NEW_REMOVALS = _TAKE_REMOVALS.format(next="attempts = 0 AND object_key >= $8::text", order="object_key")
+TAKE_NEW_REMOVALS = _TAKE_REMOVALS.format(
+    next="attempts = 0 AND object_key >= $8::text", left_out=_LEFT_OUT, order="object_key"
+)
 
 # $8 where the last batch came to, NULL: nowhere. What was tried together comes together again.
-TAKE_REMOVALS = _TAKE_REMOVALS.format(next="due_at >= coalesce($8::timestamptz, '-infinity')", order="due_at")
+TAKE_REMOVALS = _TAKE_REMOVALS.format(
+    next="due_at >= coalesce($8::timestamptz, '-infinity')", left_out=_LEFT_OUT, order="due_at"
+)
 
 # For the same transaction: many that came, or were put off, a moment ago are few by the statistics, and would all be sorted for each batch.
 SORT_NOTHING = "SELECT set_config('enable_sort', 'off', true)"
@@ -193,6 +201,19 @@ DELETE FROM file_removals WHERE provider = $1::text AND bucket = $2::text AND ob
 COUNT_REMOVALS = """
 SELECT count(*) AS count, coalesce(sum(size_bytes), 0)::bigint AS bytes FROM file_removals WHERE due_at <= now()
 """
+
+# What would be due when expired files and uploads had been removed: $1 as of uploads, $2, $3 and $4 what is left out.
+COUNT_DOOMED_OBJECTS = f"""
+SELECT provider, bucket, {_LEFT_OUT} AS is_left_out, count(*) AS count, coalesce(sum(size_bytes), 0)::bigint AS bytes
+FROM (
+    SELECT object_key, provider, bucket, size_bytes FROM file_removals WHERE due_at <= now()
+    UNION ALL
+    SELECT object_key, provider, bucket, size_bytes FROM files WHERE expires_at <= now()
+    UNION ALL
+    SELECT object_key, provider, bucket, 0 FROM file_uploads WHERE {_NOBODY_GOES_ON}
+) AS removal
+GROUP BY provider, bucket, is_left_out
+"""  # noqa: S608 - put together of constants
 
 COUNT_WAITING_REMOVALS = """
 SELECT count(*) AS count, coalesce(sum(size_bytes), 0)::bigint AS bytes FROM file_removals WHERE due_at > now()
@@ -207,4 +228,12 @@ UNION ALL
 SELECT object_key FROM file_removals WHERE object_key = ANY ($1::text[])
 """
 
-UPLOADED_OBJECTS = "SELECT object_key FROM file_uploads WHERE object_key = ANY ($1::text[])"
+# A removal that is due undoes the writes of its object, too. Found by the keys: all that are due may be many.
+CLAIMED_WRITES = """
+WITH removals AS MATERIALIZED (
+    SELECT object_key, size_bytes, due_at FROM file_removals WHERE object_key = ANY ($1::text[])
+)
+SELECT object_key FROM file_uploads WHERE object_key = ANY ($1::text[])
+UNION ALL
+SELECT object_key FROM removals WHERE size_bytes = 0 AND due_at <= now()
+"""

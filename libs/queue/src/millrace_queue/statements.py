@@ -256,6 +256,12 @@ ORDER BY run_at
 LIMIT 1
 """
 
+HASTEN = """
+UPDATE queue SET run_at = now()
+WHERE id = $1::uuid AND state = 'scheduled' AND run_at > now()
+RETURNING id
+"""
+
 # Constraints are checked on the entry as the statement's snapshot has it, and then again as it was locked. In the
 # snapshot it may still be ready, and must not be marked; hence no plain `true`.
 _CANCEL_TARGETS = """

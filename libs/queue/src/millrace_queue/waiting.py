@@ -56,6 +56,11 @@ async def promote(conn: Connection, *, limit: int) -> list[str]:
     return [row["type"] for row in await conn.fetch(line_statements.PROMOTE, limit)]
 
 
+async def hasten(conn: Connection, id_: UUID) -> bool:
+    """Make an entry due that waits for its time, for the next `promote`; return whether it did wait."""
+    return await conn.fetchval(statements.HASTEN, id_) is not None
+
+
 async def seconds_until_due(conn: Connection) -> float | None:
     """Return the seconds until the next entry falls due, 0 if one is overdue, None if none waits for its time."""
     seconds: float | None = await conn.fetchval(statements.SECONDS_UNTIL_DUE)

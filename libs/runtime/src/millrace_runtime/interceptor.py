@@ -23,7 +23,7 @@ _log = structlog.get_logger()
 
 # Health checks come every few seconds: they pass before the service is open, and are not worth a line each.
 _HEALTH_PREFIX = "/grpc.health."
-_LOGGED_FIELDS = ("org_id", "job_id")
+_LOGGED_FIELDS = ("org_id", "job_id", "file_id", "upload_id")
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -75,7 +75,7 @@ class _Call:
         self._fields: dict[str, str] = {}
 
     def describe(self, request: Any) -> None:
-        """Put what the request says of organisation and job into all log lines of the call."""
+        """Put what the request says of organisation, job and file into all log lines of the call."""
         for name in _LOGGED_FIELDS:
             value = getattr(request, name, None)
             if isinstance(value, str) and value:

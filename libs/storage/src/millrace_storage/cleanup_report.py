@@ -32,13 +32,13 @@ class CleanupReport:
     """Files that expired with this run, since the job is gone with which they were to be kept."""
 
     files: Amount = NOTHING
-    """Expired files, removed. In a dry run those of gone jobs are not among them."""
+    """Expired files, removed, those of gone jobs among them."""
 
     removals: Amount = NOTHING
-    """Objects of removed files and given up uploads, removed from their store. In a dry run only those of earlier ones."""
+    """Objects of removed files and given up uploads, of this run and of earlier ones, removed from their store."""
 
     writes: Amount = NOTHING
-    """Writes that somebody began and nobody will end, undone."""
+    """Writes that somebody began and nobody will end, undone; without those of the objects in `removals`."""
 
     objects: Amount = NOTHING
     """Objects that no row of the database knows, removed."""
@@ -60,15 +60,16 @@ class CleanupReport:
     """How long it took."""
 
     def steps(self) -> Sequence[tuple[str, Amount]]:
-        """Return what was done, in words, in the order in which it was done."""
+        """Return what was or would be done, in words, in the order in which it was done."""
+        would = "would be " if self.dry_run else ""
         return [
-            ("uploads given up", self.uploads),
-            ("files of gone jobs expired", self.files_of_gone_jobs),
-            ("expired files removed", self.files),
-            ("objects removed", self.removals),
-            ("unfinished writes undone", self.writes),
-            ("objects without a row removed", self.objects),
-            ("objects not removed, tried again later", self.failed),
+            (f"uploads {would}given up", self.uploads),
+            (f"files of gone jobs {'would expire' if self.dry_run else 'expired'}", self.files_of_gone_jobs),
+            (f"expired files {would}removed", self.files),
+            (f"objects {would}removed", self.removals),
+            (f"unfinished writes {would}undone", self.writes),
+            (f"objects without a row {would}removed", self.objects),
+            *([] if self.dry_run else [("objects not removed, tried again later", self.failed)]),
             ("objects waiting to be removed", self.waiting),
         ]
 

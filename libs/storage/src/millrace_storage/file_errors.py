@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import Literal
 from uuid import UUID
 
+from millrace_database.files_repository import FileRecord
+
 Limit = Literal["file_bytes", "total_bytes", "files", "uploads"]
 """What a limit is set to: the length of a file, the sum of all lengths, the number of files, of open uploads."""
 
@@ -33,11 +35,21 @@ class FileMissing(Exception):
 
 
 class ContentMissing(Exception):
-    """The file is described, but its content is no longer in the store."""
+    """The file is described, but its content is no longer in the store, or is not what was stored.
 
-    def __init__(self, file_id: UUID) -> None:
-        super().__init__(f"the content of file {file_id} is gone")
-        self.file_id = file_id
+    Attributes:
+        file: the description.
+        found_bytes: the length of what is there in its place; None: nothing is.
+        is_removed: whether the file is gone by now, too, so that nothing is lost.
+
+    """
+
+    def __init__(self, file: FileRecord, found_bytes: int | None, *, is_removed: bool) -> None:
+        state = "gone" if found_bytes is None else "damaged"
+        super().__init__(f"the content of file {file.file_id} is {state}")
+        self.file = file
+        self.found_bytes = found_bytes
+        self.is_removed = is_removed
 
 
 class FileDeleted(Exception):

@@ -19,7 +19,7 @@ from millrace_storage.file_errors import ContentMissing, FileDeleted, FileMissin
 from millrace_storage.file_limits import check_usage
 from millrace_storage.file_policy import FileOptions, FilePolicy
 from millrace_storage.file_saving import FileSaving, NewFile
-from millrace_storage.object_store import ObjectMissingError, PresignedRequest
+from millrace_storage.object_store import ObjectMissingError, PresignedRequest, StoredObject
 from millrace_storage.object_stores import ObjectStores, open_object_stores
 from millrace_storage.object_writing import ObjectWriting
 from millrace_storage.storage_options import StorageOptions
@@ -136,7 +136,7 @@ class FileStore:
             FileMissing: there is no such file in the organisation.
             FileDeleted: it is deleted.
             RangeBeyondEnd: `start` lies behind the end of the file.
-            ContentMissing: its content is gone; also raised by the chunks when it goes meanwhile.
+            ContentMissing: its content is gone or damaged; also raised by the chunks when that happens meanwhile.
 
         """
         file = await self._readable(org_id, file_id)
@@ -144,7 +144,7 @@ class FileStore:
             raise RangeBeyondEnd(file.size_bytes)
         stored = await self.stores.of(file.provider, file.bucket).head(file.object_key)
         if stored is None or stored.size_bytes != file.size_bytes:
-            raise ContentMissing(file_id)
+            raise await self._without_content(file, stored)
         stop = file.size_bytes if end is None else min(end, file.size_bytes)
         return file, self._content(file, start, stop)
 
@@ -323,7 +323,12 @@ class FileStore:
             async for chunk in await store.get(file.object_key, start=start, end=stop):
                 yield chunk
         except ObjectMissingError as error:
-            raise ContentMissing(file.file_id) from error
+            raise await self._without_content(file, await store.head(file.object_key)) from error
+
+    async def _without_content(self, file: FileRecord, found: StoredObject | None) -> ContentMissing:
+        # It may have expired, or been deleted, since it was looked up.
+        is_removed = await self.get(file.org_id, file.file_id) is None
+        return ContentMissing(file, None if found is None else found.size_bytes, is_removed=is_removed)
 
     async def _remove(self, org_id: str, file_id: UUID) -> None:
         async with self._database.connection() as connection:

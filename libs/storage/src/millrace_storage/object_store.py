@@ -24,7 +24,14 @@ class ObjectMissingError(Exception):
 
 
 class StoreUnavailableError(Exception):
-    """The store did not answer, or answered with an error that may pass, as often as it was tried; the text says what."""
+    """The store did not answer, or answered with an error that may pass, as often as it was tried; the text says what.
+
+    `retry_after` is when it makes sense to try again.
+    """
+
+    def __init__(self, text: str, *, retry_after: timedelta = timedelta(seconds=1)) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
 
 
 class WriteRemovedError(StoreUnavailableError):

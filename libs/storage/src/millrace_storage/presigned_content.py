@@ -37,7 +37,7 @@ _PREFLIGHT = {
 
 _FAILURES: Mapping[type[Exception], tuple[HTTPStatus, str]] = {
     SignatureRefused: (HTTPStatus.FORBIDDEN, "the URL is not one that was signed for this request"),
-    ObjectMissingError: (HTTPStatus.NOT_FOUND, "there is no such object"),
+    ObjectMissingError: (HTTPStatus.NOT_FOUND, "the content is no longer there"),
     ClientStalled: (HTTPStatus.REQUEST_TIMEOUT, "the content did not arrive in time"),
     ClientGone: (HTTPStatus.BAD_REQUEST, "the content broke off"),
 }
@@ -112,7 +112,15 @@ class PresignedContent:
         if found is None:
             raise ObjectMissingError(allowed.key)
         if allowed.size_bytes not in (None, found.size_bytes):
-            _logger.error("an object is not as long as it was: %s", _without_signature(request))
+            _logger.error(
+                "an object is not as long as it was: %s",
+                _without_signature(request),
+                extra={
+                    "object_key": allowed.key,
+                    "expected_bytes": allowed.size_bytes,
+                    "found_bytes": found.size_bytes,
+                },
+            )
             raise _Refused(HTTPStatus.NOT_FOUND, "the content is damaged")
         part = _asked_part(request, found)
         status = HTTPStatus.OK if part is None else HTTPStatus.PARTIAL_CONTENT

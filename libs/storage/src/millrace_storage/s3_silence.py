@@ -6,6 +6,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Self
 
 from millrace_storage.object_store import StoreUnavailableError
@@ -180,7 +181,16 @@ class SilenceWatch:
 
     def _silence(self) -> StoreUnavailableError:
         since = _now() if self._silent_since is None else self._silent_since
-        return StoreUnavailableError(f"the object store has not answered for {_now() - since:.0f} seconds")
+        return StoreUnavailableError(
+            f"the object store has not answered for {_now() - since:.0f} seconds",
+            retry_after=timedelta(seconds=self._next_answer_seconds()),
+        )
+
+    def _next_answer_seconds(self) -> int:
+        """Return after how long it may be known that the server answers again."""
+        pause = self._asked_again_at + self._times.pause_seconds - _now()
+        is_asked = math.isinf(self._asked_again_at) or self._silent_since is None
+        return max(1, math.ceil(self._times.question_seconds if is_asked else pause))
 
 
 def _now() -> float:

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from millrace_database import Database
 from millrace_database import storage_cleanup_repository as repository
 from millrace_database.database_identity import read_database_identity
-from millrace_database.storage_cleanup_repository import NO_ID
+from millrace_database.storage_cleanup_repository import NO_ID, DoomedObjects
 from millrace_storage.cleanup_report import Amount, CleanupReport
+from millrace_storage.file_errors import StoreNotConfigured
 from millrace_storage.object_removal import ObjectRemoval
 from millrace_storage.object_store import ObjectStore
 from millrace_storage.object_stores import ObjectStores
@@ -74,7 +75,7 @@ class _StorageCleanup:
         # Each step finds what the ones before it have left to it.
         await self._expire_files_of_gone_jobs()
         if self._report.dry_run:
-            await self._count()
+            await self._count(away)
         else:
             await self._give_up_uploads()
             await self._remove_files()
@@ -120,18 +121,39 @@ class _StorageCleanup:
                 return
             after = (page.last_job_id, page.last_file_id)
 
-    async def _count(self) -> None:
+    async def _count(self, away: Collection[Place]) -> None:
+        """Count what the steps that follow would find if the ones before them had been done."""
+        slack = self._times.presigned
         async with self._database.connection() as connection:
-            uploads = await repository.count_expired_uploads(
-                connection, presigned_slack=self._times.presigned
+            uploads = await repository.count_expired_uploads(connection, presigned_slack=slack)
+            files = Amount(*await repository.count_expired_files(connection))
+            doomed = await repository.count_doomed_objects(
+                connection,
+                [(place.provider, place.bucket, place.prefix) for place in away],
+                presigned_slack=slack,
             )
-            self._report.uploads = Amount(uploads)
-            self._report.files = Amount(*await repository.count_expired_files(connection))
-            self._report.removals = Amount(*await repository.count_removals(connection))
+        self._report.uploads = Amount(uploads)
+        self._report.files = files + self._report.files_of_gone_jobs
+        self._report.removals = self._report.files_of_gone_jobs
+        for objects in doomed:
+            self._count_objects(objects)
+
+    def _count_objects(self, objects: DoomedObjects) -> None:
+        amount = Amount(objects.count, objects.bytes)
+        try:
+            self._stores.of(objects.provider, objects.bucket)
+        except StoreNotConfigured as error:
+            self._report.problems.append(describe_problem(objects.provider, objects.bucket, error))
+            self._report.waiting += amount
+            return
+        if objects.is_left_out:
+            self._report.waiting += amount
+        else:
+            self._report.removals += amount
 
     async def _count_waiting(self) -> None:
         async with self._database.connection() as connection:
-            self._report.waiting = Amount(*await repository.count_waiting_removals(connection))
+            self._report.waiting += Amount(*await repository.count_waiting_removals(connection))
             if not self._report.dry_run:
                 # Due and still there: those of places that are left alone.
                 self._report.waiting += Amount(*await repository.count_removals(connection))

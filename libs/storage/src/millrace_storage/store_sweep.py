@@ -44,7 +44,7 @@ class StoreSweep:
         self._batch = batch
 
     async def undo_writes(self) -> None:
-        """Undo what writers have begun, and not gone on with as uploads."""
+        """Undo what writers have begun, and not gone on with as uploads; what a removal undoes is left to it."""
         async for batch in _batches(self._store.list_unfinished(self._prefix), self._batch):
             writes = [
                 write for write in batch if write.begun_at <= self._older_than and self._is_write(write.key)

@@ -45,12 +45,12 @@ _log = structlog.get_logger()
 
 
 @contextmanager
-def file_refusals(org_id: str, name: str, *, prefix: str = "", reads: bool = False) -> Iterator[None]:
+def file_refusals(org_id: str, name: str, *, prefix: str = "") -> Iterator[None]:
     """Raise what goes wrong with a file of an organisation as the error that its caller gets.
 
     `name` is the id that the caller gave of the file or upload, or the name of what is to be one; `prefix` is put before
-    the fields that say what the content should be. A call that `reads` has asked a store that is away as often as makes sense;
-    clients need not repeat it. Where something was uploaded that would be lost, they do.
+    the fields that say what the content should be. Content that is lost is logged. A store that is away has been asked as
+    often as makes sense: clients are told not to repeat the call by themselves.
     """
     try:
         yield
@@ -66,7 +66,7 @@ def file_refusals(org_id: str, name: str, *, prefix: str = "", reads: bool = Fal
     except (UploadMissing, UploadConfirmed, NothingUploaded, UploadGivenUp) as error:
         raise _of_upload(error, name) from None
     except (StoreUnavailableError, StoreRefusedError, StoreNotConfigured) as error:
-        raise _of_store(error, name, reads=reads) from None
+        raise _of_store(error, name) from None
 
 
 def _of_file(error: FileMissing | FileDeleted | RangeBeyondEnd | ContentMissing, name: str) -> ApiError:
@@ -78,7 +78,25 @@ def _of_file(error: FileMissing | FileDeleted | RangeBeyondEnd | ContentMissing,
         case RangeBeyondEnd():
             return behind_the_end(error.size)
         case _:
-            return DataLoss(f"the content of {name} is no longer there")
+            return _lost(error, name)
+
+
+def _lost(error: ContentMissing, name: str) -> ApiError:
+    file = error.file
+    if not error.is_removed:
+        _log.error(
+            "the content of a file is lost",
+            org_id=file.org_id,
+            file_id=format_id("file", file.file_id),
+            object_key=file.object_key,
+            provider=file.provider,
+            bucket=file.bucket,
+            expected_bytes=file.size_bytes,
+            found_bytes=error.found_bytes,
+        )
+    return DataLoss(
+        f"the content of {name} is {'no longer there' if error.found_bytes is None else 'damaged'}"
+    )
 
 
 def _of_upload(
@@ -101,12 +119,15 @@ def _of_upload(
             )
 
 
-def _of_store(
-    error: StoreUnavailableError | StoreRefusedError | StoreNotConfigured, name: str, *, reads: bool
-) -> ApiError:
+def _of_store(error: StoreUnavailableError | StoreRefusedError | StoreNotConfigured, name: str) -> ApiError:
     if isinstance(error, StoreUnavailableError):
         _log.warning("the object store cannot be reached", error=str(error))
-        return Unavailable("the object store cannot be reached", reason="STORE_UNAVAILABLE", tried=reads)
+        return Unavailable(
+            "the object store cannot be reached",
+            reason="STORE_UNAVAILABLE",
+            retry_after=error.retry_after,
+            tried=True,
+        )
     if isinstance(error, StoreRefusedError):
         _log.error("the object store refused a request", error=str(error))
         return FailedPrecondition("STORE_REFUSED", name, "the object store refused the request")

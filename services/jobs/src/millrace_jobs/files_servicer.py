@@ -35,7 +35,7 @@ class FilesServicer(
         violations = Violations()
         start, end = check_range(request.offset, request.length, violations)
         org_id, file_id = check_key("file", request.org_id, request.file_id, violations)
-        with file_refusals(org_id, request.file_id, reads=True):
+        with file_refusals(org_id, request.file_id):
             file, chunks = await self._store.open(org_id, file_id, start=start, end=end)
             yield files_service_pb2.DownloadFileResponse(file=file_message(file))
             async for chunk in chunks:

@@ -29,7 +29,8 @@ _MAX_KEY_LENGTH = 256
 # Whoever ends an attempt has the job locked for some milliseconds.
 _PATIENCE = timedelta(seconds=1)
 _CANCEL_RULE = "a finished job cannot be cancelled"
-_RETRY_RULE = "only a failed or cancelled job can be tried again"
+_RETRY_RULE = "only a failed or cancelled job can be tried again, or one that waits after a failed attempt"
+_RETRY_MANY_RULE = "only a failed or cancelled job can be tried again"
 # What the method for one job refuses, that for many refuses to look for.
 _NEVER_CANCELLED = frozenset({job_pb2.JOB_STATUS_COMPLETED, job_pb2.JOB_STATUS_FAILED})
 _NEVER_RETRIED = frozenset(
@@ -84,7 +85,7 @@ class JobControlMethods(ServicerMethods):
     async def RetryJob(
         self, request: jobs_service_pb2.RetryJobRequest, _context: Context
     ) -> jobs_service_pb2.RetryJobResponse:
-        """Make a failed or cancelled job pending again."""
+        """Make a failed or cancelled job pending again, or one due that waits after a failed attempt."""
         org_id, job_id = check_key("job", request.org_id, request.job_id)
         async with self._parts.database.transaction() as connection:
             attempts = await _further_attempts(connection, org_id, job_id)
@@ -108,7 +109,7 @@ class JobControlMethods(ServicerMethods):
         self, request: jobs_service_pb2.RetryJobsRequest, _context: Context
     ) -> jobs_service_pb2.RetryJobsResponse:
         """Make the jobs pending again that match."""
-        filters = _check_bulk(request, _NEVER_RETRIED, _RETRY_RULE)
+        filters = _check_bulk(request, _NEVER_RETRIED, _RETRY_MANY_RULE)
         if request.validate_only:
             return await bulk_job_changes.count_retryable(self._parts, filters)
         return await bulk_job_changes.retry(self._parts, filters)

@@ -37,7 +37,7 @@ class JobOutputMethods(ServicerMethods):
             for part in parts:
                 yield jobs_service_pb2.DownloadJobOutputResponse(chunk=part)
             return
-        with file_refusals(org_id, format_id("file", file_id), reads=True):
+        with file_refusals(org_id, format_id("file", file_id)):
             file, chunks = await self._parts.files.open(org_id, file_id, start=start, end=end)
             yield jobs_service_pb2.DownloadJobOutputResponse(file=file_message(file))
             async for chunk in chunks:

@@ -65,10 +65,13 @@ class JobsServicer(
                 if record.status == "pending"
                 else None
             )
+        job = job_message(record)
         return jobs_service_pb2.GetJobResponse(
-            job=job_message(record),
+            job=job,
             attempt_counts=attempt_counts(counts),
-            waiting_reason=None if facts is None else waiting_reason(facts),
+            waiting_reason=(
+                None if facts is None else waiting_reason(facts, job.error if job.HasField("error") else None)
+            ),
         )
 
     async def ListJobs(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TypeAlias
 
-from millrace.jobs.v1 import waiting_reason_pb2
+from millrace.jobs.v1 import job_pb2, waiting_reason_pb2
 from millrace_database.ids import format_id
 from millrace_database.job_waiting import MOST_BEFORE, WaitingFacts
 from millrace_runtime.struct_json import datetime_to_timestamp
@@ -12,9 +12,11 @@ from millrace_runtime.struct_json import datetime_to_timestamp
 _Reason: TypeAlias = waiting_reason_pb2.WaitingReason
 
 
-def waiting_reason(facts: WaitingFacts) -> _Reason:
-    """Return the first cause that holds, as a message."""
+def waiting_reason(facts: WaitingFacts, error: job_pb2.JobError | None = None) -> _Reason:
+    """Return the first cause that holds, as a message; `error` is how the latest attempt ended that made the job wait."""
     reason = next(_causes(facts))
+    if error is not None and reason.cause == waiting_reason_pb2.WAITING_CAUSE_SCHEDULED:
+        reason.message += f" Its latest attempt ended with {error.code}: {_sentence(error.message)}"
     if facts.jobs_before and reason.cause != waiting_reason_pb2.WAITING_CAUSE_IN_LINE:
         reason.message += f" {_come_before(facts.jobs_before)}"
     reason.jobs_before = facts.jobs_before
@@ -87,6 +89,10 @@ def _key(facts: WaitingFacts) -> Iterator[_Reason]:
 def _until(cause: waiting_reason_pb2.WaitingCause.ValueType, sentence: str, time: datetime) -> _Reason:
     moment = time.astimezone(UTC).isoformat(sep=" ", timespec="seconds").replace("+00:00", " UTC")
     return _Reason(cause=cause, message=sentence.format(moment), until=datetime_to_timestamp(time))
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?", "…", ")")) else f"{text}."
 
 
 def _place(jobs_before: int) -> str:

@@ -11,7 +11,7 @@ import typer
 
 from millrace_database import Database
 from millrace_database.availability import DatabaseUnavailableError, UnsupportedServerError
-from millrace_database.embedded import EmbeddedPostgresError, resolve_database
+from millrace_database.embedded import EmbeddedPostgresError, EmbeddedPostgresMissingError, resolve_database
 from millrace_database.schema_version import latest_version, schema_is_current
 from millrace_runtime import exit_codes
 from millrace_runtime.settings import Settings, StartupError, read_settings
@@ -22,7 +22,7 @@ from millrace_storage.object_stores import open_object_stores
 from millrace_storage.storage_cleanup import clean_up_storage
 
 # What the settings say cannot be used.
-_SETTINGS = (StartupError, StoreNotConfigured, StoreUnusableError)
+_SETTINGS = (StartupError, EmbeddedPostgresMissingError, StoreNotConfigured, StoreUnusableError)
 
 # What a person can do something about; anything else is a fault, and shows where it happened.
 _EXPECTED = (
@@ -64,7 +64,7 @@ async def _clean_up(settings: Settings, *, dry_run: bool) -> CleanupReport:
     async with AsyncExitStack() as closing:
         try:
             url = await closing.enter_async_context(
-                resolve_database(settings.database_url, settings.data_dir)
+                resolve_database(settings.database_url, settings.data_dir, make=False)
             )
         except ValueError as error:
             raise StartupError(f"MILLRACE_DATABASE_URL: {error}") from None

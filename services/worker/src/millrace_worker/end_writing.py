@@ -1,8 +1,9 @@
 """Writing what became of executions, all of one kind in one transaction."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TypeVar
 from uuid import UUID
 
@@ -37,6 +38,7 @@ class Written:
         finished: those of them that will not run again.
         created: how many jobs were created because others ended, by type and organisation.
         freed: the jobs that limits let start instead.
+        waits: how long those wait for their next attempts that failed and have one.
 
     """
 
@@ -44,6 +46,7 @@ class Written:
     finished: set[UUID] = field(default_factory=set)
     created: JobCounts = field(default_factory=Counter)
     freed: Freed = field(default_factory=Counter)
+    waits: Mapping[UUID, timedelta] = field(default_factory=dict)
 
     def __or__(self, other: "Written") -> "Written":
         return Written(
@@ -51,6 +54,7 @@ class Written:
             self.finished | other.finished,
             self.created + other.created,
             self.freed + other.freed,
+            {**self.waits, **other.waits},
         )
 
 
@@ -93,19 +97,17 @@ async def write_failed(connection: asyncpg.Connection, settlements: Sequence[Set
     """Write failures: the jobs wait for their next attempts, or have failed for good."""
     created: JobCounts = Counter()
     freed: Freed = Counter()
-    outcomes = await job_lifecycle.fail_jobs(
+    failures = await job_failures(
         connection,
-        await job_failures(
-            connection,
-            [
-                (settlement.execution.job.claim, outcome)
-                for settlement, outcome in _of_kind(settlements, Failed)
-            ],
-        ),
-        created=created,
-        freed=freed,
+        [(settlement.execution.job.claim, outcome) for settlement, outcome in _of_kind(settlements, Failed)],
     )
-    return Written(*_settled(outcomes), created, freed)
+    outcomes = await job_lifecycle.fail_jobs(connection, failures, created=created, freed=freed)
+    waits = {
+        failure.lease.id: failure.retry_delay
+        for failure in failures
+        if failure.retry_delay is not None and outcomes[failure.lease.id] is Settled.RETRYING
+    }
+    return Written(*_settled(outcomes), created, freed, waits)
 
 
 async def write_lapsed(connection: asyncpg.Connection, settlements: Sequence[Settlement]) -> Written:

@@ -15,6 +15,7 @@ from structlog.contextvars import bind_contextvars
 from millrace_database.ids import format_id
 from millrace_database.job_changes import ClaimedJob
 from millrace_database.job_options import JobOptions
+from millrace_storage import ContentMissing
 from millrace_worker.backoff import LONGEST_WAIT
 from millrace_worker.context import (
     MAX_MESSAGE_CHARACTERS,
@@ -38,7 +39,7 @@ from millrace_worker.outcome import (
     StopReason,
 )
 from millrace_worker.output import InvalidOutputError, encode_output
-from millrace_worker.store_failures import StoreFailure, store_failure
+from millrace_worker.store_failures import StoreFailure, lost_content, store_failure, store_words
 from millrace_worker.store_outage import OUTAGE_WAITS
 from millrace_worker.threads import ThreadPool
 
@@ -246,16 +247,33 @@ class Execution:
         return result
 
     def _failure(self, error: BaseException) -> Failed | Snoozed:
+        lost = lost_content(error)
+        # One that was removed in the meantime is missed by nobody.
+        if lost is not None and not lost.is_removed:
+            self._log_lost_content(lost)
         if isinstance(error, JobError | JobSnoozed):
             try:
                 return self._own_word(error)
             except Exception as fault:  # noqa: BLE001 - a subclass of the handler's own may be anything
                 _log.warning("a handler's own word is unusable", exc_info=fault, **self.log_fields)
-        if self.stop_reason is None:
+        of_store = store_failure(error)
+        if of_store is not None and of_store.is_outage:
+            return replace(self._of_store(of_store), away=store_words(error))
+        if self.stop_reason is None and lost is None:
             _log.warning("handler failed", exc_info=error, **self.log_fields)
-        if (of_store := store_failure(error)) is not None:
+        if of_store is not None:
             return self._of_store(of_store)
         return self._failed(HANDLER_ERROR, describe_error(error))
+
+    def _log_lost_content(self, lost: ContentMissing) -> None:
+        _log.error(
+            "the content of a file is lost",
+            file_id=format_id("file", lost.file.file_id),
+            object_key=lost.file.object_key,
+            expected_bytes=lost.file.size_bytes,
+            found_bytes=lost.found_bytes,
+            **self.log_fields,
+        )
 
     def _of_store(self, failure: StoreFailure) -> Failed:
         if not failure.retryable:

@@ -12,20 +12,22 @@ import typer
 from millrace_database import Database
 from millrace_database.availability import DatabaseUnavailableError, UnsupportedServerError
 from millrace_database.database_maintenance import maintain
-from millrace_database.embedded import EmbeddedPostgresError, resolve_database
+from millrace_database.embedded import EmbeddedPostgresError, EmbeddedPostgresMissingError, resolve_database
 from millrace_database.maintenance_report import MaintenanceReport
 from millrace_database.schema_version import schema_is_current
 from millrace_runtime import exit_codes
 from millrace_runtime.settings import Settings, StartupError, read_settings
 from millrace_worker.retention_settings import retention_of
 
+# What the settings say cannot be used.
+_SETTINGS = (StartupError, EmbeddedPostgresMissingError, ValueError)
+
 # What a person can do something about; anything else is a fault, and shows where it happened.
 _EXPECTED = (
+    *_SETTINGS,
     DatabaseUnavailableError,
     EmbeddedPostgresError,
     UnsupportedServerError,
-    StartupError,
-    ValueError,
     asyncpg.PostgresError,
 )
 
@@ -46,7 +48,7 @@ def maintenance(
     except _EXPECTED as error:
         sys.stderr.write(f"millrace maintenance: {error}\n")
         raise typer.Exit(
-            exit_codes.CANNOT_START if isinstance(error, StartupError | ValueError) else exit_codes.FAILED
+            exit_codes.CANNOT_START if isinstance(error, _SETTINGS) else exit_codes.FAILED
         ) from error
     if as_json:
         typer.echo(orjson.dumps(report.as_json()).decode())
@@ -59,7 +61,7 @@ def maintenance(
 
 
 async def _maintained(settings: Settings, *, dry_run: bool) -> MaintenanceReport:
-    async with resolve_database(settings.database_url, settings.data_dir) as url:
+    async with resolve_database(settings.database_url, settings.data_dir, make=False) as url:
         if not await schema_is_current(url):
             raise StartupError("the schema is out of date; run: millrace migrate")
         database = await Database.open(url, application_name="millrace maintenance", pool_size=_POOL_SIZE)

@@ -31,7 +31,8 @@ class Completed:
 class Failed:
     """The attempt failed. `retry_delay`: the time to the next attempt if there is one, None: there is none.
 
-    `is_spared`: for a while such attempts do not count, since something was away that the job needs.
+    `is_spared`: for a while such attempts do not count, since something was away that the job needs. `away`: what the log
+    says of that, once it is known when the next attempt is.
     """
 
     code: str
@@ -39,6 +40,7 @@ class Failed:
     retry_delay: timedelta | None
     timed_out: bool = False
     is_spared: bool = False
+    away: str | None = None
 
     @property
     def retryable(self) -> bool:

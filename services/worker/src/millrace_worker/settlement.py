@@ -258,8 +258,27 @@ class SettlementWriter:
             elif claim.id in written.finished:
                 self._listener.finished(claim.type, execution.job.org_id)
             else:
-                self._listener.returned(claim.type, time_to_next(settlement.outcome))
+                wait = written.waits.get(claim.id)
+                self._listener.returned(
+                    claim.type, time_to_next(settlement.outcome) if wait is None else wait
+                )
+            _log_outage(settlement, written)
         if written.created:
             self._listener.created(written.created)
         if written.freed:
             self._listener.freed(written.freed)
+
+
+def _log_outage(settlement: Settlement, written: Written) -> None:
+    """Tell operators in one line that a job waits for what it needs: there is nothing to mend in its handler."""
+    outcome = settlement.outcome
+    id_ = settlement.execution.lease.id
+    if not isinstance(outcome, Failed) or outcome.away is None or id_ not in written.accepted:
+        return
+    wait = written.waits.get(id_)
+    _log.warning(
+        "handler met an object store that is away",
+        error=outcome.away,
+        next_attempt_in_seconds=None if wait is None else round(wait.total_seconds(), 1),
+        **settlement.execution.log_fields,
+    )

@@ -1,5 +1,6 @@
 """What becomes of an attempt whose handler met an object store that did not do what it was asked."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from millrace_storage import (
@@ -50,3 +51,25 @@ def store_failure(error: BaseException) -> StoreFailure | None:
         failures = {store_failure(one) for one in error.exceptions}
         return failures.pop() if len(failures) == 1 else None
     return next((failure for kind, failure in _FAILURES.items() if isinstance(error, kind)), None)
+
+
+def store_words(error: BaseException) -> str:
+    """Return what a store said, for operators: of a group what each of its errors says, once."""
+    return "; ".join(dict.fromkeys(f"{type(one).__name__}: {one}" for one in _single_errors(error)))
+
+
+def lost_content(error: BaseException | None) -> ContentMissing | None:
+    """Return which file has lost its content, if that is what an error comes of; None: it is not."""
+    if error is None or isinstance(error, ContentMissing):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next((lost for one in error.exceptions if (lost := lost_content(one))), None)
+    return lost_content(error.__cause__)
+
+
+def _single_errors(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _single_errors(one)
+    else:
+        yield error

@@ -9,7 +9,7 @@ import typer
 from millrace_client.client import Millrace
 from millrace_client.command import parse
 from millrace_client.command.global_options import accept_global_options
-from millrace_client.command.output import Columns, Output
+from millrace_client.command.output import Columns, Output, one_more
 from millrace_client.command.register import command
 from millrace_client.file_upload import Upload
 
@@ -100,7 +100,9 @@ async def list_uploads(
     limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 50,
 ) -> None:
     """List the uploads that can still be confirmed, newest first."""
-    await output.table(_COLUMNS, client.files.list_uploads(created_by=created_by, limit=limit or None))
+    await output.table(
+        _COLUMNS, client.files.list_uploads(created_by=created_by, limit=one_more(limit)), limit
+    )
 
 
 @command(app, "confirm")

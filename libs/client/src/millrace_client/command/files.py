@@ -15,7 +15,7 @@ from millrace_client.command import file_uploads, parse
 from millrace_client.command.file_usage import show_usage
 from millrace_client.command.global_options import accept_global_options
 from millrace_client.command.job_filters import CreatedAfterOption, CreatedBeforeOption
-from millrace_client.command.output import Columns, Output
+from millrace_client.command.output import Columns, Output, one_more
 from millrace_client.command.parse import OwnLimit
 from millrace_client.command.register import command
 from millrace_client.command.several import each
@@ -24,8 +24,9 @@ from millrace_client.command.transfer import (
     ForceOption,
     ResumeOption,
     ToOption,
-    saying_what_is_kept,
+    explaining_failure,
     show_path,
+    show_resumed,
     target_path,
     transfer_bar,
 )
@@ -169,8 +170,10 @@ async def download(
         if path in written:
             raise typer.BadParameter(f"{path} is another of these files", param_hint="--to")
         written.add(path)
-        with transfer_bar() as on_progress, saying_what_is_kept():
-            await client.files.download(file_id, path, resume=resume, on_progress=on_progress)
+        with transfer_bar() as on_progress, explaining_failure(path, force=force):
+            await client.files.download(
+                file_id, path, resume=resume, replace=force, on_progress=on_progress, on_resume=show_resumed
+            )
         show_path(output, path)
 
     await each(file_ids, download_one)
@@ -199,9 +202,9 @@ async def list_files(
         content_types=content_types or (),
         created_after=created_after,
         created_before=created_before,
-        limit=limit or None,
+        limit=one_more(limit),
     )
-    await output.table(_FILE_COLUMNS, files)
+    await output.table(_FILE_COLUMNS, files, limit)
 
 
 @command(app, "get")

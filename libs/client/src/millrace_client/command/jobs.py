@@ -21,14 +21,15 @@ from millrace_client.command.job_filters import (
     TypesOption,
 )
 from millrace_client.command.many_jobs import cancel_many, retry_many
-from millrace_client.command.output import Columns, Output, exact_time
+from millrace_client.command.output import Columns, Output, exact_time, one_more
 from millrace_client.command.register import command
 from millrace_client.command.transfer import (
     ForceOption,
     ResumeOption,
     ToOption,
-    saying_what_is_kept,
+    explaining_failure,
     show_path,
+    show_resumed,
     target_path,
     transfer_bar,
 )
@@ -45,6 +46,8 @@ JobId = Annotated[
     str, typer.Argument(metavar="JOB_ID", help="The job, as `millrace jobs list` names it: job_…")
 ]
 
+# A job that waits with an error waits because of it.
+_TELLING_ERRORS = frozenset({JobStatus.FAILED, JobStatus.PENDING})
 _JOB_COLUMNS: Columns[Job] = {
     "JOB ID": lambda job: job.job_id,
     "TYPE": lambda job: job.type,
@@ -52,7 +55,7 @@ _JOB_COLUMNS: Columns[Job] = {
     "DONE": lambda job: f"{job.progress}%",
     "CREATED": lambda job: job.created_at,
     "CREATED BY": lambda job: job.created_by,
-    "MESSAGE": lambda job: job.error.message if job.error and job.status is JobStatus.FAILED else job.message,
+    "MESSAGE": lambda job: job.error.message if job.error and job.status in _TELLING_ERRORS else job.message,
 }
 _ATTEMPT_COLUMNS: Columns[JobAttempt] = {
     "ATTEMPT": lambda attempt: attempt.attempt,
@@ -81,7 +84,7 @@ async def list_attempts(
     limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 50,
 ) -> None:
     """List the attempts of a job, the latest first."""
-    await output.table(_ATTEMPT_COLUMNS, client.jobs.attempts(job_id, limit=limit or None))
+    await output.table(_ATTEMPT_COLUMNS, client.jobs.attempts(job_id, limit=one_more(limit)), limit)
 
 
 @command(app, "list")
@@ -111,9 +114,9 @@ async def list_jobs(
         metadata=metadata,
         error_codes=error_codes or (),
         parent_job_id=parent_job_id,
-        limit=limit or None,
+        limit=one_more(limit),
     )
-    await output.table(_JOB_COLUMNS, jobs)
+    await output.table(_JOB_COLUMNS, jobs, limit)
 
 
 @command(app, "download")
@@ -131,8 +134,10 @@ async def download_output(
         await client.jobs.download_output(job_id, sys.stdout.buffer)
         return
     path = await target_path(to, lambda: client.jobs.describe_output(job_id), force=force)
-    with transfer_bar() as on_progress, saying_what_is_kept():
-        await client.jobs.download_output(job_id, path, resume=resume, on_progress=on_progress)
+    with transfer_bar() as on_progress, explaining_failure(path, force=force):
+        await client.jobs.download_output(
+            job_id, path, resume=resume, replace=force, on_progress=on_progress, on_resume=show_resumed
+        )
     show_path(output, path)
 
 
@@ -156,7 +161,7 @@ async def retry(
     job_id: JobId,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job until it is finished.")] = False,
 ) -> None:
-    """Try a failed or cancelled job again."""
+    """Try a failed or cancelled job again, or one at once that waits after a failed attempt."""
     job = await client.jobs.retry(job_id)
     if watch:
         await follow(client, output, job.job_id)

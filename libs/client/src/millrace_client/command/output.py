@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from millrace_client.command.json_form import json_form
+from millrace_client.connection_words import BROKEN
 from millrace_client.errors import CallError, UnavailableError
 
 _Item = TypeVar("_Item")
@@ -46,13 +47,25 @@ class Output:
                 grid.add_row(Text(name, style="bold"), Text(plain(value), overflow="fold"))
         self._draw(grid)
 
-    async def table(self, columns: "Columns[_Item]", items: AsyncIterator[_Item]) -> None:
-        """Print one row, or one line of JSON, for each item."""
-        if self.as_json:
-            async for item in items:
+    async def table(self, columns: "Columns[_Item]", items: AsyncIterator[_Item], limit: int = 0) -> None:
+        """Print one row, or one line of JSON, for each item.
+
+        Of at most `limit` items, 0: all. Standard error, if it is a terminal, says when there are more: ask for `one_more(limit)`.
+        """
+        count = 0
+        for_people: list[_Item] = []
+        async for item in items:
+            count += 1
+            if limit and count > limit:
+                break
+            if self.as_json:
                 self.line(json_form(item))
-            return
-        self.rows(columns, [item async for item in items])
+            else:
+                for_people.append(item)
+        if not self.as_json:
+            self.rows(columns, for_people)
+        if limit and count > limit and sys.stderr.isatty():
+            sys.stderr.write(f"there are more than {limit}: --limit 0 shows all\n")
 
     def rows(self, columns: "Columns[_Item]", items: Iterable[_Item]) -> None:
         """Print one row for each item, for people."""
@@ -83,9 +96,19 @@ class Output:
         sys.stdout.flush()
 
 
+def one_more(limit: int) -> int | None:
+    """Return how many items to ask for, so that it is found out whether there are more than the limit; 0, as None: all."""
+    return limit + 1 if limit else None
+
+
 def complain(message: str, *details: str) -> None:
     """Print to standard error what went wrong, with one further line for each detail."""
     sys.stderr.write("".join([f"error: {plain(message)}\n", *(f"  {plain(detail)}\n" for detail in details)]))
+
+
+def complain_below(detail: str) -> None:
+    """Print to standard error one further line about what was just said to be wrong."""
+    sys.stderr.write(f"  {plain(detail)}\n")
 
 
 def complain_of_call(error: CallError, about: str = "") -> None:
@@ -107,8 +130,8 @@ def complain_of_call(error: CallError, about: str = "") -> None:
             details.append(
                 "`millrace files uploads list` shows them, `millrace files uploads cancel` gives one up"
             )
-    # Whatever answers for itself says why.
-    if isinstance(error, UnavailableError) and not error.reason:
+    # Whatever answers for itself says why, and what broke in the middle was running.
+    if isinstance(error, UnavailableError) and not error.reason and error.message != BROKEN:
         details.append("is it running? `millrace up` starts everything on this machine")
     text = error.code.name if said_below else f"{error.code.name}: {error.message}"
     complain(text if about in text else f"{about}: {text}", *details)

@@ -1,7 +1,9 @@
 """How a command becomes part of the `millrace` command: its options, its client, its exit code."""
 
 import asyncio
+import contextlib
 import inspect
+import signal
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
@@ -12,6 +14,9 @@ from millrace_client.client import Millrace
 from millrace_client.command.failures import FAILURES, complain_of
 from millrace_client.command.global_options import CONTEXT, GLOBAL_PARAMETERS, GlobalOptions
 from millrace_client.command.output import Output
+
+# As shells say of a process that SIGTERM has ended.
+_TERMINATED_EXIT_CODE = 128 + 15
 
 Handler = TypeVar("Handler", bound=Callable[..., Coroutine[Any, Any, None]])
 
@@ -83,8 +88,30 @@ def _open_client(options: GlobalOptions) -> Millrace:
 def _run(invocation: Coroutine[Any, Any, None]) -> None:
     """Run a command to its end; what goes wrong becomes a message and an exit code."""
     try:
-        asyncio.run(invocation)
+        asyncio.run(_until_terminated(invocation))
     except BrokenPipeError:  # whoever read the output has seen enough
         raise
     except FAILURES as error:
         raise typer.Exit(complain_of(error)) from error
+
+
+async def _until_terminated(invocation: Coroutine[Any, Any, None]) -> None:
+    """Run a command to its end; SIGTERM ends it as Ctrl-C does, in good order, and a second one at once."""
+    loop, running = asyncio.get_running_loop(), asyncio.ensure_future(invocation)
+    is_terminated = False
+
+    def terminate() -> None:
+        nonlocal is_terminated
+        is_terminated = True
+        loop.remove_signal_handler(signal.SIGTERM)
+        running.cancel()
+
+    # Windows has no such thing, nor has a loop outside the main thread.
+    with contextlib.suppress(RuntimeError):
+        loop.add_signal_handler(signal.SIGTERM, terminate)
+    try:
+        await running
+    except asyncio.CancelledError:
+        if is_terminated:
+            raise typer.Exit(_TERMINATED_EXIT_CODE) from None
+        raise

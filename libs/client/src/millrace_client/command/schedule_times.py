@@ -8,7 +8,7 @@ import typer
 from millrace_client.client import Millrace
 from millrace_client.command import parse
 from millrace_client.command.json_form import json_value
-from millrace_client.command.output import Output
+from millrace_client.command.output import Output, one_more
 from millrace_client.command.schedule_details import RUN_COLUMNS, show_times
 from millrace_client.command.schedule_id import ScheduleId
 from millrace_client.command.schedule_timing_options import ScheduleTimingOptions
@@ -61,7 +61,7 @@ async def runs(
     limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 50,
 ) -> None:
     """List what became of a schedule's times, the latest first, also of a deleted schedule."""
-    await output.table(RUN_COLUMNS, client.schedules.runs(schedule_id, limit=limit or None))
+    await output.table(RUN_COLUMNS, client.schedules.runs(schedule_id, limit=one_more(limit)), limit)
 
 
 async def backfill(

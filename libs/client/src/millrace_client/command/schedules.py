@@ -8,7 +8,7 @@ import typer
 from millrace_client.client import Millrace
 from millrace_client.command import parse
 from millrace_client.command.global_options import accept_global_options
-from millrace_client.command.output import Columns, Output
+from millrace_client.command.output import Columns, Output, one_more
 from millrace_client.command.register import command
 from millrace_client.command.schedule_creation import create
 from millrace_client.command.schedule_details import has_ended, show_schedule
@@ -91,9 +91,9 @@ async def list_schedules(
         active=active if active or inactive else None,
         delivery=delivery,
         search=search,
-        limit=limit or None,
+        limit=one_more(limit),
     )
-    await output.table(_SCHEDULE_COLUMNS, schedules)
+    await output.table(_SCHEDULE_COLUMNS, schedules, limit)
 
 
 command(app, "runs")(runs)

@@ -8,7 +8,7 @@ import typer
 from millrace_client.client import Millrace
 from millrace_client.command import parse
 from millrace_client.command.global_options import accept_global_options
-from millrace_client.command.output import Columns, Output
+from millrace_client.command.output import Columns, Output, one_more
 from millrace_client.command.register import command
 from millrace_client.subscription import Subscription, SubscriptionState
 
@@ -129,7 +129,7 @@ async def list_subscriptions(
     limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 50,
 ) -> None:
     """List subscriptions, newest first."""
-    await output.table(_COLUMNS, client.subscriptions.list(states=states or (), limit=limit or None))
+    await output.table(_COLUMNS, client.subscriptions.list(states=states or (), limit=one_more(limit)), limit)
 
 
 @command(app, "show")

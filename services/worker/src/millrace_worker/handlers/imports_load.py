@@ -164,6 +164,7 @@ class _Loading:
             await self._load_lines(splitter.split(block, last=False), last=False)
             await self._report(bytes_read)
         await self._load_lines(splitter.split(b"", last=True), last=True)
+        await self._report(bytes_read)
         async with self._context.resources.database.transaction() as connection:
             await finish_import(connection, self._context.lease)
 
@@ -189,5 +190,5 @@ class _Loading:
     async def _report(self, bytes_read: int) -> None:
         await self._context.update_processed_items(self.progress.rows_read)
         await self._context.update_progress(
-            min(bytes_read * 100 // (self._size or 1), 99), f"{self.progress.rows_read:,} rows read"
+            min(bytes_read * 100 // (self._size or 1), 99), f"{self._batcher.rows_read:,} rows read"
         )

@@ -27,6 +27,11 @@ class RowBatcher:
         self._batch = RowBatch()
         self._characters = 0
 
+    @property
+    def rows_read(self) -> int:
+        """How many rows the file has up to where it has been read, with those that are still gathered."""
+        return self._row
+
     def batches(self, lines: list[bytes | None], *, last: bool) -> Iterator[RowBatch]:
         """Yield the batches that are full with these lines; with the `last` ones, all that is left.
 

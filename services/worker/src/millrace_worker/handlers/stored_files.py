@@ -13,22 +13,27 @@ FileId = Annotated[str, Field(pattern=r"^file_[0-9a-f]{32}$")]
 
 
 async def find_file(context: JobContext[Any], file_id: str) -> FileRecord:
-    """Return a file of the job's organisation. Raises JobError FILE_NOT_FOUND naming it."""
+    """Return a file of the job's organisation. Raises JobError, which names it: FILE_NOT_FOUND and FILE_DELETED."""
     record = await context.resources.files.get(context.org_id, parse_id("file", file_id))
-    if record is None or record.deleted_at is not None:
+    if record is None:
         raise _not_found(file_id)
+    if record.deleted_at is not None:
+        raise _deleted(file_id)
     return record
 
 
 async def open_file(context: JobContext[Any], file_id: str) -> tuple[FileRecord, AsyncGenerator[bytes, None]]:
     """Return a file of the job's organisation and its content.
 
-    Raises JobError, which names the file: FILE_NOT_FOUND, and CONTENT_MISSING, as does the content when it goes meanwhile.
+    Raises JobError, which names the file: FILE_NOT_FOUND, FILE_DELETED, and CONTENT_MISSING, as does the content when it
+    goes meanwhile.
     """
     try:
         record, chunks = await context.resources.files.open(context.org_id, parse_id("file", file_id))
-    except (FileMissing, FileDeleted) as error:
+    except FileMissing as error:
         raise _not_found(file_id) from error
+    except FileDeleted as error:
+        raise _deleted(file_id) from error
     except ContentMissing as error:
         raise _content_missing(file_id) from error
     return record, _content(chunks, file_id)
@@ -76,6 +81,10 @@ def shown_id(file_id: UUID) -> str:
 
 def _not_found(file_id: str) -> JobError:
     return JobError("FILE_NOT_FOUND", f"there is no file {file_id}")
+
+
+def _deleted(file_id: str) -> JobError:
+    return JobError("FILE_DELETED", f"{file_id} is deleted; millrace files undelete brings it back")
 
 
 def _content_missing(file_id: str) -> JobError:

@@ -165,7 +165,7 @@ class FilesServiceServicer:
     def DownloadFile(self, request, context):
         """Streams a file: first its description, then its content in chunks, all of it or a part. May be retried, and gone on
         with behind what has arrived.
-        DATA_LOSS when the content is no longer there; OUT_OF_RANGE when `offset` lies behind its end;
+        DATA_LOSS when the content is gone or damaged; OUT_OF_RANGE when `offset` lies behind its end;
         FAILED_PRECONDITION when it is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -66,7 +66,7 @@ class FilesServiceStub:
     DownloadFile: _grpc.UnaryStreamMultiCallable[_files_service_pb2.DownloadFileRequest, _files_service_pb2.DownloadFileResponse]
     """Streams a file: first its description, then its content in chunks, all of it or a part. May be retried, and gone on
     with behind what has arrived.
-    DATA_LOSS when the content is no longer there; OUT_OF_RANGE when `offset` lies behind its end;
+    DATA_LOSS when the content is gone or damaged; OUT_OF_RANGE when `offset` lies behind its end;
     FAILED_PRECONDITION when it is deleted.
     """
     GetFile: _grpc.UnaryUnaryMultiCallable[_files_service_pb2.GetFileRequest, _files_service_pb2.GetFileResponse]
@@ -137,7 +137,7 @@ class FilesServiceAsyncStub(FilesServiceStub):
     DownloadFile: _aio.UnaryStreamMultiCallable[_files_service_pb2.DownloadFileRequest, _files_service_pb2.DownloadFileResponse]  # type: ignore[assignment]
     """Streams a file: first its description, then its content in chunks, all of it or a part. May be retried, and gone on
     with behind what has arrived.
-    DATA_LOSS when the content is no longer there; OUT_OF_RANGE when `offset` lies behind its end;
+    DATA_LOSS when the content is gone or damaged; OUT_OF_RANGE when `offset` lies behind its end;
     FAILED_PRECONDITION when it is deleted.
     """
     GetFile: _aio.UnaryUnaryMultiCallable[_files_service_pb2.GetFileRequest, _files_service_pb2.GetFileResponse]  # type: ignore[assignment]
@@ -241,7 +241,7 @@ class FilesServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_files_service_pb2.DownloadFileResponse], _abc.AsyncIterator[_files_service_pb2.DownloadFileResponse]]:
         """Streams a file: first its description, then its content in chunks, all of it or a part. May be retried, and gone on
         with behind what has arrived.
-        DATA_LOSS when the content is no longer there; OUT_OF_RANGE when `offset` lies behind its end;
+        DATA_LOSS when the content is gone or damaged; OUT_OF_RANGE when `offset` lies behind its end;
         FAILED_PRECONDITION when it is deleted.
         """
 

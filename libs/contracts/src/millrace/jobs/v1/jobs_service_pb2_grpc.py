@@ -232,10 +232,11 @@ class JobsServiceServicer:
 
     def RetryJob(self, request, context):
         """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives. A
-        deadline that is over does not hold any more.
+        deadline that is over does not hold any more. A PENDING job that waits for its time after a failed attempt
+        is due at once instead, with the attempts it has left.
 
         Not safe to retry blindly: a second call may find the job PENDING (FAILED_PRECONDITION) or
-        failed once more. FAILED_PRECONDITION when the job is neither FAILED nor CANCELLED;
+        failed once more. FAILED_PRECONDITION when the job is none of these;
         ALREADY_EXISTS when another job has its unique key meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

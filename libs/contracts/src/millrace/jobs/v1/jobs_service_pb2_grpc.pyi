@@ -82,10 +82,11 @@ class JobsServiceStub:
     """
     RetryJob: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.RetryJobRequest, _jobs_service_pb2.RetryJobResponse]
     """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives. A
-    deadline that is over does not hold any more.
+    deadline that is over does not hold any more. A PENDING job that waits for its time after a failed attempt
+    is due at once instead, with the attempts it has left.
 
     Not safe to retry blindly: a second call may find the job PENDING (FAILED_PRECONDITION) or
-    failed once more. FAILED_PRECONDITION when the job is neither FAILED nor CANCELLED;
+    failed once more. FAILED_PRECONDITION when the job is none of these;
     ALREADY_EXISTS when another job has its unique key meanwhile.
     """
     ListJobAttempts: _grpc.UnaryUnaryMultiCallable[_jobs_service_pb2.ListJobAttemptsRequest, _jobs_service_pb2.ListJobAttemptsResponse]
@@ -191,10 +192,11 @@ class JobsServiceAsyncStub(JobsServiceStub):
     """
     RetryJob: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.RetryJobRequest, _jobs_service_pb2.RetryJobResponse]  # type: ignore[assignment]
     """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives. A
-    deadline that is over does not hold any more.
+    deadline that is over does not hold any more. A PENDING job that waits for its time after a failed attempt
+    is due at once instead, with the attempts it has left.
 
     Not safe to retry blindly: a second call may find the job PENDING (FAILED_PRECONDITION) or
-    failed once more. FAILED_PRECONDITION when the job is neither FAILED nor CANCELLED;
+    failed once more. FAILED_PRECONDITION when the job is none of these;
     ALREADY_EXISTS when another job has its unique key meanwhile.
     """
     ListJobAttempts: _aio.UnaryUnaryMultiCallable[_jobs_service_pb2.ListJobAttemptsRequest, _jobs_service_pb2.ListJobAttemptsResponse]  # type: ignore[assignment]
@@ -345,10 +347,11 @@ class JobsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_service_pb2.RetryJobResponse, _abc.Awaitable[_jobs_service_pb2.RetryJobResponse]]:
         """Makes a FAILED or CANCELLED job PENDING again, with as many further attempts as its type gives. A
-        deadline that is over does not hold any more.
+        deadline that is over does not hold any more. A PENDING job that waits for its time after a failed attempt
+        is due at once instead, with the attempts it has left.
 
         Not safe to retry blindly: a second call may find the job PENDING (FAILED_PRECONDITION) or
-        failed once more. FAILED_PRECONDITION when the job is neither FAILED nor CANCELLED;
+        failed once more. FAILED_PRECONDITION when the job is none of these;
         ALREADY_EXISTS when another job has its unique key meanwhile.
         """
 
