@@ -1,5 +1,6 @@
 import asyncio
 import json
+import os
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -331,12 +332,18 @@ async def test_datasets_of_one_name_are_apart_in_each_organisation(runs: Handler
     assert await rows_of(runs.database, org_id="other") == [{"a": "2"}]
 
 
-async def test_a_file_whose_content_is_gone(runs: HandlerRuns, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lose", "state"),
+    [(Path.unlink, "no longer in the object store"), (lambda path: os.truncate(path, 1), "damaged")],
+)
+async def test_a_file_whose_content_is_lost(
+    runs: HandlerRuns, tmp_path: Path, lose: Callable[[Path], None], state: str
+) -> None:
     file_id = await runs.upload(b"a\n1\n", "data.csv")
     for path in (tmp_path / "files").rglob("*"):
         if path.is_file():
-            path.unlink()
-    with pytest.raises(JobError, match=f"CONTENT_MISSING: the content of {file_id}"):
+            lose(path)
+    with pytest.raises(JobError, match=f"CONTENT_MISSING: the content of {file_id} is {state}"):
         await runs.run("imports:load", {"file_id": file_id, "dataset": "data"})
 
 

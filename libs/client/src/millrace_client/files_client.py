@@ -136,13 +136,14 @@ class FilesClient(FileUploadsClient):
         """Write a file to a path, into a folder under its own name, or to an open binary stream.
 
         A path is replaced only once everything has arrived and has the size and hash it should have
-        (ContentMismatchError); a stream may have got some of it. A download that breaks off goes on where it was; `timeout` is
-        then that of each part. With `resume` what has arrived at a path when it fails is kept, as a hidden file beside it, from
-        1 MiB on, and another download of the same content to the same path goes on with it; `on_resume` is called first, with the
-        bytes that are there and the bytes there are to be. Without `replace` nothing that is
-        at the path is replaced, also when it appears meanwhile (FileExistsError). In a folder its name is made safe: of a path the last part, without what some system
-        takes for special. DataLossError when the content is no longer there; OSError when it cannot be written;
-        FailedPreconditionError when it is deleted. `on_progress` is called with the bytes received and the bytes there are.
+        (ContentMismatchError); a stream may have got some of it. A download that breaks off goes on where it was; `timeout`
+        is then that of each part. With `resume` what has arrived at a path when it fails is kept, as a hidden file beside it,
+        from 1 MiB on, and another download of the same content to the same path goes on with it; `on_resume` is called
+        first, with the bytes that are there and the bytes there are to be. Without `replace` nothing that is at the path is
+        replaced, also when it appears meanwhile (FileExistsError). In a folder its name is made safe: of a path the last
+        part, without what some system takes for special. DataLossError when the content is gone or damaged; OSError when it
+        cannot be written; FailedPreconditionError when it is deleted. `on_progress` is called with the bytes received and
+        the bytes there are.
         """
 
         def open_download(offset: int) -> DownloadCall:

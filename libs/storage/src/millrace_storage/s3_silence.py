@@ -81,8 +81,9 @@ class SilenceWatch:
     ) -> AsyncIterator[None]:
         """Wait in this block for an answer, which has come when it ends without an error.
 
-        `server` is the URL to be asked for a sign of life, if not that of the request before, and `taken` tells how many bytes of the request's body have been taken so far. Raises StoreUnavailableError as soon as
-        the server is known to be silent.
+        `server` is the URL to be asked for a sign of life, if not that of the request before, and `taken` tells how many
+        bytes of the request's body have been taken so far. Raises StoreUnavailableError as soon as the server is known to be
+        silent.
         """
         self._server = server or self._server
         await self.admit()

@@ -26,7 +26,7 @@ async def open_file(context: JobContext[Any], file_id: str) -> tuple[FileRecord,
     """Return a file of the job's organisation and its content.
 
     Raises JobError, which names the file: FILE_NOT_FOUND, FILE_DELETED, and CONTENT_MISSING, as does the content when it
-    goes meanwhile.
+    is lost meanwhile.
     """
     try:
         record, chunks = await context.resources.files.open(context.org_id, parse_id("file", file_id))
@@ -35,7 +35,7 @@ async def open_file(context: JobContext[Any], file_id: str) -> tuple[FileRecord,
     except FileDeleted as error:
         raise _deleted(file_id) from error
     except ContentMissing as error:
-        raise _content_missing(file_id) from error
+        raise _content_missing(file_id, error) from error
     return record, _content(chunks, file_id)
 
 
@@ -44,7 +44,7 @@ async def _content(chunks: AsyncIterator[bytes], file_id: str) -> AsyncGenerator
         async for chunk in chunks:
             yield chunk
     except ContentMissing as error:
-        raise _content_missing(file_id) from error
+        raise _content_missing(file_id, error) from error
 
 
 async def save_file(
@@ -87,5 +87,6 @@ def _deleted(file_id: str) -> JobError:
     return JobError("FILE_DELETED", f"{file_id} is deleted; millrace files undelete brings it back")
 
 
-def _content_missing(file_id: str) -> JobError:
-    return JobError("CONTENT_MISSING", f"the content of {file_id} is no longer in the object store")
+def _content_missing(file_id: str, missing: ContentMissing) -> JobError:
+    state = "no longer in the object store" if missing.found_bytes is None else "damaged"
+    return JobError("CONTENT_MISSING", f"the content of {file_id} is {state}")
